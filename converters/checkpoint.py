@@ -1,0 +1,142 @@
+"""A checkpoint seen canonically: what it holds, whatever layout it is written in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import disk, layouts, skeletons, stacks
+from maxmig.converters.leaves import DiskPath, Hole, Leaf
+
+STEP = Leaf((), "int32", 4)  # canonical; a layout may store another integer type
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk; only its metadata are in memory.
+
+    Attributes:
+        place: where it is.
+        tree: what is stored, by disk path.
+        layout: how it is written.
+        why: the reasons for taking it for that layout.
+        places: where each canonical leaf is stored.
+        leaves: shape and type of each canonical leaf.
+        skeleton: the optimizer's containers; None without optimizer state.
+        metadata: the custom metadata of the step, as they are.
+        notes: what a reader should know: irregular spelling, inferred facts.
+    """
+
+    place: disk.Place
+    tree: dict[DiskPath, Leaf | Hole]
+    layout: layouts.Layout
+    why: tuple[str, ...]
+    places: dict[str, DiskPath]
+    leaves: dict[str, Leaf]
+    skeleton: skeletons.Skeleton
+    metadata: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The metadata that maxmig wrote; empty for a checkpoint of another program."""
+        found = self.metadata.get("maxmig")
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def scan_layers(self) -> bool | None:
+        """Whether layers are stacked, told from the names; None when there is no stack at all."""
+        models = [path.partition("/")[2] for path in self.leaves if path.startswith("params/")]
+        if any(stacks.scanned(path) is not None for path in models):
+            return True
+        return False if any(stacks.unscanned(path) for path in models) else None
+
+    def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads leaves: {canonical path: sharding or None} -> {canonical path: array}."""
+        shardings = {self.places[path]: sharding for path, sharding in wanted.items()}
+        arrays = disk.load(self.place, self.tree, shardings)
+        found = {path: arrays[self.places[path]] for path in wanted}
+        if "step" in found:
+            found["step"] = canonical_step(found["step"])
+        return found
+
+
+def read(path: str | Path, *, step: int | None = None, layout: str | None = None) -> Checkpoint:
+    """Opens a checkpoint: a directory of steps, one step, or its items; reads metadata only.
+
+    Args:
+        path: where it is.
+        step: which step of a directory of steps; None takes the last complete one.
+        layout: the name of its layout; None finds out.
+
+    Raises:
+        CheckpointError: it is not there, not whole or not readable.
+        ConvertError: no layout fits, or more than one.
+    """
+    place = disk.locate(path, step)
+    tree = disk.tree(place)
+    if layout is None:
+        kind, evidence = layouts.detect(tree)
+    else:
+        kind = layouts.get(layout)
+        evidence = kind.evidence(tree)
+        if not evidence.fits:
+            raise errors.ConvertError(
+                f"{place}: expected layout {layout!r}, but {'; '.join(evidence.reasons)}"
+            )
+    reading = kind.read(tree)
+    metadata = disk.metadata(place)
+    leaves = {path: _leaf(path, tree[at]) for path, at in reading.places.items()}
+    skeleton, notes = _skeleton(kind, reading, metadata)
+    return Checkpoint(
+        place=place,
+        tree=tree,
+        layout=kind,
+        why=evidence.reasons,
+        places=reading.places,
+        leaves=leaves,
+        skeleton=skeleton,
+        metadata=metadata,
+        notes=(*reading.notes, *notes),
+    )
+
+
+def canonical_step(value: Any) -> Any:
+    """A stored step counter as int32; its value is kept, or refused."""
+    import numpy as np
+
+    if value.dtype == np.int32:
+        return value
+    number = int(value)
+    if not 0 <= number < 2**31:
+        raise errors.CheckpointError(f"step: expected a count below 2**31, got {number}")
+    return value.astype(np.int32)
+
+
+def _leaf(path: str, stored: Leaf | Hole) -> Leaf:
+    assert isinstance(stored, Leaf)  # layouts refuse holes outside the optimizer's containers
+    if path != "step":
+        return stored
+    if stored.shape or stored.dtype not in ("int32", "uint32", "int64", "uint64"):
+        raise errors.CheckpointError(f"step: expected an integer scalar, got {stored}")
+    return STEP
+
+
+def _skeleton(
+    kind: layouts.Layout, reading: layouts.Reading, metadata: Mapping[str, Any]
+) -> tuple[skeletons.Skeleton, tuple[str, ...]]:
+    """The remembered skeleton where it fits the leaves; else what the tree itself tells."""
+    own = metadata.get("maxmig")
+    remembered = own.get("skeleton") if isinstance(own, Mapping) else None
+    state = {path for path in reading.places if path.startswith(f"{skeletons.ROOT}/")}
+    if remembered is not None:
+        params = skeletons.params_of(reading.places)
+        if skeletons.paths(remembered, params) == state:
+            return remembered, ()
+        return reading.skeleton, ("the optimizer skeleton in the metadata does not fit the leaves",)
+    if state and not kind.exact:
+        return reading.skeleton, (
+            "optimizer containers are inferred: empty states at a tuple's end leave no trace here",
+        )
+    return reading.skeleton, ()

@@ -1,0 +1,120 @@
+"""What a checkpoint holds, as its metadata tell it: leaves, holes and the paths to them.
+
+A *disk tree* is a flat mapping from a path of keys to a leaf or a hole. Keys keep their type: an
+`int` is a place in a list, a `str` a key of a dict, so that `opt_state[0]` and `opt_state["0"]`
+stay apart. Nothing here imports JAX: layouts work on metadata alone.
+"""
+
+import enum
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Key = str | int
+DiskPath = tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Shape and type of one stored array.
+
+    Attributes:
+        shape: the logical shape; that of a random key is without the key's own words.
+        dtype: a NumPy name such as `float32`, or `key<threefry2x32>` for typed random keys.
+        nbytes: the size of the decoded array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+    @property
+    def is_key(self) -> bool:
+        """Whether the leaf holds typed random keys."""
+        return self.dtype.startswith("key<")
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Leaf":
+        """The same type in another shape."""
+        each = self.nbytes // max(1, math.prod(self.shape))
+        return Leaf(shape, self.dtype, each * math.prod(shape))
+
+
+class Hole(enum.Enum):
+    """A place in the tree that holds no array."""
+
+    NONE = "None"
+    EMPTY_DICT = "{}"
+    EMPTY_LIST = "[]"
+
+
+DiskTree = Mapping[DiskPath, Leaf | Hole]
+
+
+def walk(nested: Any, path: DiskPath = ()) -> Iterator[tuple[DiskPath, Any]]:
+    """Yields (path, leaf or hole) of nested dicts and lists, depth first."""
+    if nested is None:
+        yield path, Hole.NONE
+    elif isinstance(nested, Mapping):
+        if not nested:
+            yield path, Hole.EMPTY_DICT
+        for key, value in nested.items():
+            yield from walk(value, (*path, str(key)))
+    elif isinstance(nested, list | tuple):
+        if not nested:
+            yield path, Hole.EMPTY_LIST
+        for index, value in enumerate(nested):
+            yield from walk(value, (*path, index))
+    else:
+        yield path, nested
+
+
+def nest(flat: Mapping[DiskPath, Any]) -> Any:
+    """The inverse of `walk`: nested dicts and lists; holes become None, `{}` and `[]`.
+
+    Raises:
+        ValueError: a container has both list and dict keys, a list has a gap, or a path is both
+            a leaf and a parent.
+    """
+    root: dict[Key, Any] = {}
+    for path, value in flat.items():
+        node = root
+        for key in path[:-1]:
+            node = node.setdefault(key, _Node())
+            if not isinstance(node, _Node):
+                raise ValueError(f"{spell(path)}: {key!r} is a leaf and a parent")
+        if path[-1] in node:
+            raise ValueError(f"{spell(path)}: appears twice")
+        node[path[-1]] = value
+    return _closed(root, ())
+
+
+def spell(path: DiskPath) -> str:
+    """A disk path for messages: `opt_state/0/count`."""
+    return "/".join(str(key) for key in path)
+
+
+class _Node(dict[Key, Any]):
+    """A container under construction, told apart from leaves that are dicts."""
+
+
+_EMPTY: dict[Hole, Any] = {Hole.NONE: None, Hole.EMPTY_DICT: {}, Hole.EMPTY_LIST: []}
+
+
+def _closed(node: Any, path: DiskPath) -> Any:
+    if isinstance(node, Hole):
+        empty = _EMPTY[node]
+        return empty if empty is None else type(empty)()
+    if not isinstance(node, _Node) and path:
+        return node
+    kinds = {type(key) for key in node}
+    if len(kinds) > 1:
+        raise ValueError(f"{spell(path)}: keys of a list and of a dict in one container")
+    if kinds == {int}:
+        if sorted(node) != list(range(len(node))):
+            raise ValueError(f"{spell(path)}: a list with gaps: {sorted(node)}")
+        return [_closed(node[index], (*path, index)) for index in range(len(node))]
+    return {key: _closed(value, (*path, key)) for key, value in node.items()}

@@ -1,0 +1,189 @@
+"""Optimizer containers, told by structure: a subtree that has the model's paths follows the model.
+
+A *skeleton* keeps what plain paths lose: which container is a tuple, where it has an empty state,
+which parameters a mask left out. It is JSON, so that a checkpoint's metadata can hold it:
+`{"tuple": [...]}`, `{"dict": {...}}`, `{"params": [masked-out paths]}`, `"array"`, or None.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from maxmig import errors, trees
+from maxmig.converters import leaves, stacks
+from maxmig.converters.leaves import DiskPath, Hole
+
+Skeleton = Any
+ROOT = "opt_state"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a layout writes optimizer containers.
+
+    Attributes:
+        level: param-shaped subtrees sit below a further `params` key.
+        lists: tuples are lists; otherwise dicts with the keys "0", "1", ...
+        holes: empty states are written as None and empty containers as such; otherwise not at all.
+        split: unscanned layers are written as `layers/3`.
+    """
+
+    level: bool
+    lists: bool
+    holes: bool
+    split: bool
+
+
+def read(
+    nested: Any, params: frozenset[str], canonical: str = ROOT
+) -> tuple[Skeleton, dict[str, Any]]:
+    """The skeleton of a stored optimizer state, and its leaves by canonical path.
+
+    Takes tuples as lists as well as as dicts keyed "0", "1", ..., and param-shaped subtrees with or
+    without the `params` level, so one reader serves all layouts.
+
+    Args:
+        nested: the stored state as nested dicts and lists; None is an empty state.
+        params: the canonical paths of all parameters, without the leading `params/`.
+        canonical: the canonical path of this state.
+    """
+    if nested is None:
+        return None, {}
+    if isinstance(nested, list):
+        return _children("tuple", enumerate(nested), params, canonical)
+    if not isinstance(nested, Mapping):
+        return "array", {canonical: nested}
+    if found := _param_shaped(nested, params):
+        masked, held = found
+        return {"params": masked}, {f"{canonical}/{name}": leaf for name, leaf in held.items()}
+    if nested and all(key.isdigit() for key in nested):
+        items = [nested.get(str(i)) for i in range(max(map(int, nested)) + 1)]
+        return _children("tuple", enumerate(items), params, canonical)
+    return _children("dict", nested.items(), params, canonical)
+
+
+def _children(
+    kind: str, items: Iterable[tuple[Any, Any]], params: frozenset[str], canonical: str
+) -> tuple[Skeleton, dict[str, Any]]:
+    skeletons: dict[Any, Skeleton] = {}
+    held: dict[str, Any] = {}
+    for key, value in items:
+        skeletons[key], found = read(value, params, f"{canonical}/{key}")
+        held |= found
+    return {kind: list(skeletons.values()) if kind == "tuple" else skeletons}, held
+
+
+def _param_shaped(
+    nested: Mapping[str, Any], params: frozenset[str]
+) -> tuple[list[str], dict[str, Any]] | None:
+    candidates: list[Any] = [nested]
+    if set(nested) == {"params"} and isinstance(nested["params"], Mapping):
+        candidates.append(nested["params"])
+    for subtree in candidates:
+        entries = {stacks.joined(keys): value for keys, value in leaves.walk(subtree)}
+        if entries and set(entries) <= params:
+            held = {name: value for name, value in entries.items() if value is not Hole.NONE}
+            return trees.sort(params - set(held)), held
+    return None
+
+
+def infer(flat: Iterable[str]) -> Skeleton:
+    """The best skeleton that canonical paths alone can tell: empty states at a tuple's end, empty
+    containers and masks of whole subtrees are lost.
+    """
+    flat = list(flat)
+    params = params_of(flat)
+    state = {tuple(path.split("/"))[1:]: path for path in flat if path.startswith(f"{ROOT}/")}
+    if not state:
+        return None
+    return read(leaves.nest(state), params)[0]
+
+
+def params_of(flat: Iterable[str]) -> frozenset[str]:
+    """The parameters' paths without the leading `params/`."""
+    return frozenset(path.removeprefix("params/") for path in flat if path.startswith("params/"))
+
+
+def paths(skeleton: Skeleton, params: Iterable[str]) -> set[str]:
+    """The canonical paths of all leaves that a skeleton asks for."""
+    style = Style(level=False, lists=True, holes=False, split=False)
+    written = write(skeleton, (ROOT,), trees.sort(params), style)
+    return {value for value in written.values() if isinstance(value, str)}
+
+
+def moments(skeleton: Skeleton, params: Iterable[str], canonical: str = ROOT) -> dict[str, str]:
+    """The leaves of param-shaped subtrees: {canonical path: the parameter that it follows}."""
+    match skeleton:
+        case {"params": masked}:
+            held = set(params) - set(masked)
+            return {f"{canonical}/{name}": name for name in trees.sort(held)}
+        case {"tuple": items}:
+            pairs: Iterable[tuple[Any, Skeleton]] = enumerate(items)
+        case {"dict": fields}:
+            pairs = fields.items()
+        case _:
+            return {}
+    found: dict[str, str] = {}
+    for key, child in pairs:
+        found |= moments(child, params, f"{canonical}/{key}")
+    return found
+
+
+def write(
+    skeleton: Skeleton,
+    path: DiskPath,
+    params: Iterable[str],
+    style: Style,
+    canonical: str = ROOT,
+) -> dict[DiskPath, str | Hole]:
+    """Where a layout writes the leaves and holes of a skeleton: {disk path: canonical path or hole}.
+
+    The inverse of `read` for a layout's own style.
+    """
+    match skeleton:
+        case None:
+            return {path: Hole.NONE} if style.holes else {}
+        case "array":
+            return {path: canonical}
+        case {"params": masked}:
+            return _write_params(frozenset(masked), path, params, style, canonical)
+        case {"tuple": items}:
+            pairs = [(index if style.lists else str(index), s) for index, s in enumerate(items)]
+            empty = Hole.EMPTY_LIST
+        case {"dict": fields}:
+            pairs = list(fields.items())
+            empty = Hole.EMPTY_DICT
+        case _:
+            raise errors.ConvertError(
+                f"{canonical}: expected an optimizer skeleton (tuple, dict, params, 'array' or "
+                f"null), got {skeleton!r}; the metadata of the checkpoint are damaged"
+            )
+    if not pairs:
+        return {path: empty} if style.holes else {}
+    found: dict[DiskPath, str | Hole] = {}
+    for key, child in pairs:
+        found |= write(child, (*path, key), params, style, f"{canonical}/{key}")
+    return found
+
+
+def _write_params(
+    masked: frozenset[str], path: DiskPath, params: Iterable[str], style: Style, canonical: str
+) -> dict[DiskPath, str | Hole]:
+    start: DiskPath = (*path, "params") if style.level else path
+    found: dict[DiskPath, str | Hole] = {}
+    for name in params:
+        keys = stacks.split(name) if style.split else tuple(name.split("/"))
+        found[(*start, *keys)] = Hole.NONE if name in masked else f"{canonical}/{name}"
+    return found
+
+
+def map_masks(skeleton: Skeleton, rename: Callable[[list[str]], list[str]]) -> Skeleton:
+    """The skeleton with the masked-out paths of each param-shaped subtree renamed."""
+    match skeleton:
+        case {"params": masked}:
+            return {"params": rename(masked)}
+        case {"tuple": items}:
+            return {"tuple": [map_masks(item, rename) for item in items]}
+        case {"dict": fields}:
+            return {"dict": {key: map_masks(item, rename) for key, item in fields.items()}}
+    return skeleton

@@ -1,0 +1,5 @@
+"""Checkpoints of a run: saving, restoring, and errors that tell what to do."""
+
+from maxmig.checkpoint.store import Restored, Store
+
+__all__ = ["Restored", "Store"]

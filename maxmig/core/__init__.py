@@ -1,0 +1,1 @@
+"""Pure functions on arrays: the arithmetic of every layer, written once; no Flax in here."""

@@ -1,0 +1,19 @@
+"""The Linen wing: who owns which array, and how layers are lifted; the arithmetic is in maxmig.core."""
+
+from maxmig.linen.decoder import Decoder, Layer, Model
+from maxmig.linen.layers import Attention, Dense, Embed, Mlp, Norm
+from maxmig.linen.state import State
+from maxmig.linen.wing import Wing
+
+__all__ = [
+    "Attention",
+    "Decoder",
+    "Dense",
+    "Embed",
+    "Layer",
+    "Mlp",
+    "Model",
+    "Norm",
+    "State",
+    "Wing",
+]

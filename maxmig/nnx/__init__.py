@@ -1,0 +1,19 @@
+"""The NNX wing: who owns which array, and how layers are lifted; the arithmetic is in maxmig.core."""
+
+from maxmig.nnx.decoder import Decoder, Layer, Model
+from maxmig.nnx.layers import Attention, Dense, Embed, Mlp, Norm
+from maxmig.nnx.state import State
+from maxmig.nnx.wing import Wing
+
+__all__ = [
+    "Attention",
+    "Decoder",
+    "Dense",
+    "Embed",
+    "Layer",
+    "Mlp",
+    "Model",
+    "Norm",
+    "State",
+    "Wing",
+]

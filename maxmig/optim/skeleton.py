@@ -1,0 +1,37 @@
+"""The containers of an optimizer's state, as data that a checkpoint's metadata can hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from maxmig import trees
+
+
+def skeleton(tx: optax.GradientTransformation, params: Mapping[str, Any]) -> Any:
+    """What `tx` keeps for parameters of these canonical paths, without arrays.
+
+    Returns:
+        {"tuple": [...]}, {"dict": {...}} (named tuples too), {"params": [paths without an array]} for
+        a subtree shaped like the parameters, "array", or None where nothing is kept.
+    """
+    nested = trees.unflatten(params)
+    abstract = jax.eval_shape(tx.init, nested)
+    return _describe(abstract, set(trees.flatten(nested)), set(nested))
+
+
+def _describe(node: Any, paths: set[str], roots: set[str]) -> Any:
+    if node is None or isinstance(node, optax.EmptyState | optax.MaskedNode):
+        return None
+    if isinstance(node, dict) and set(node) == roots:
+        flat = trees.flatten(node)
+        return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
+    if isinstance(node, dict):
+        return {"dict": {str(k): _describe(v, paths, roots) for k, v in node.items()}}
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        fields = {k: _describe(v, paths, roots) for k, v in node._asdict().items()}
+        return {"dict": fields}
+    if isinstance(node, tuple | list):
+        return {"tuple": [_describe(v, paths, roots) for v in node]}
+    return "array"

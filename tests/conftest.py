@@ -1,0 +1,48 @@
+"""What every test run shares: eight simulated devices, fast compilation, the compilation cache.
+
+JAX reads these settings when it is imported, so they are made here, before any test module.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_DEVICES = 8
+
+_DEVICES = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is nearly all that these tests do. Both sides of an exact comparison are compiled alike,
+# so exactness can be tested with this as well.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# A test of the terminal sets what it needs; the terminal of whoever runs the tests has no say.
+for _name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "MAXMIG_DEBUG"):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(autouse=True)
+def _strict_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests of core/ run with strict dtype promotion, and rank promotion is an error.
+
+    Flax and optax promote here and there, so the other tests cannot.
+    """
+    if (ROOT / "tests" / "core") not in request.path.parents:
+        yield
+        return
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the repository."""
+    return ROOT
