@@ -33,7 +33,7 @@ types() { # converters/ and configs/ are packages of maxmig, so mypy must see th
 
 step format "$bin/ruff" format --quiet --check .
 step ruff "$bin/ruff" check --quiet .
-step spelling "$bin/codespell" .
+step spelling "$bin/codespell" . .ci
 step types types
 step repository "$bin/python" .ci/check_repository.py
 

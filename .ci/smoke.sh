@@ -57,7 +57,7 @@ for verb in demo train eval generate logits "flags show" "flags why" "ckpt inspe
   run 0 "${words[@]}" --help
   [ "$(grep -c '^  maxmig ' out.txt)" -ge 2 ] || { echo "FAIL  $verb --help: no two examples"; exit 1; }
 done
-run 2 trian
+run 2 trainn
 run 2 train missing-equals.yml steps
 json doctor
 

@@ -1,4 +1,4 @@
-"""Two-sided accounting: every leaf that is read has one fate, every leaf that is written one origin."""
+"""Two-sided accounting: each leaf that is read has one fate, each that is written one origin."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

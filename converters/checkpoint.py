@@ -1,12 +1,13 @@
 """A checkpoint seen canonically: what it holds, whatever layout it is written in."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import disk, layouts, skeletons, stacks
+from maxmig.converters import accounting, disk, layouts, places, restack, skeletons, stacks
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 
 STEP = Leaf((), "int32", 4)  # canonical; a layout may store another integer type
@@ -28,7 +29,7 @@ class Checkpoint:
         notes: what a reader should know: irregular spelling, inferred facts.
     """
 
-    place: disk.Place
+    place: places.Place
     tree: dict[DiskPath, Leaf | Hole]
     layout: layouts.Layout
     why: tuple[str, ...]
@@ -62,6 +63,53 @@ class Checkpoint:
         return found
 
 
+def stream(
+    source: Checkpoint,
+    moves: Sequence[restack.Move],
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> Iterator[tuple[restack.Move, Any]]:
+    """Makes leaves one after another, reading the source in small groups, each leaf once.
+
+    Args:
+        source: the checkpoint.
+        moves: how the leaves come about.
+        progress: called with the bytes that were read.
+
+    Yields:
+        Each move with its array; with the `CheckpointError` instead if a source cannot be read.
+    """
+    uses = Counter(path for move in moves for path in move.sources)
+    by_place = {source.places[path]: path for path in uses}
+    groups = disk.groups(source.tree, iter(by_place))
+    pending: dict[str, Any] = {}
+    for move in moves:
+        while any(path not in pending for path in move.sources):
+            group = [by_place[place] for place in next(groups)]
+            pending |= _load_each(source, group)
+            progress(accounting.total(source.leaves[path] for path in group))
+        arrays = [pending[path] for path in move.sources]
+        failed = next((array for array in arrays if isinstance(array, Exception)), None)
+        yield move, move.apply(arrays) if failed is None else failed
+        for path in move.sources:
+            uses[path] -= 1
+            if not uses[path]:
+                pending[path] = None
+
+
+def _load_each(source: Checkpoint, paths: Sequence[str]) -> dict[str, Any]:
+    """Loads a group; if that fails, leaf by leaf, so that only the damaged ones are missing."""
+    try:
+        return source.load(dict.fromkeys(paths))
+    except errors.CheckpointError:
+        found: dict[str, Any] = {}
+        for path in paths:
+            try:
+                found |= source.load({path: None})
+            except errors.CheckpointError as error:
+                found[path] = errors.CheckpointError(f"{path}: {error}")
+        return found
+
+
 def read(path: str | Path, *, step: int | None = None, layout: str | None = None) -> Checkpoint:
     """Opens a checkpoint: a directory of steps, one step, or its items; reads metadata only.
 
@@ -74,7 +122,7 @@ def read(path: str | Path, *, step: int | None = None, layout: str | None = None
         CheckpointError: it is not there, not whole or not readable.
         ConvertError: no layout fits, or more than one.
     """
-    place = disk.locate(path, step)
+    place = places.locate(path, step)
     tree = disk.tree(place)
     if layout is None:
         kind, evidence = layouts.detect(tree)
@@ -86,7 +134,7 @@ def read(path: str | Path, *, step: int | None = None, layout: str | None = None
                 f"{place}: expected layout {layout!r}, but {'; '.join(evidence.reasons)}"
             )
     reading = kind.read(tree)
-    metadata = disk.metadata(place)
+    metadata = places.metadata(place)
     leaves = {path: _leaf(path, tree[at]) for path, at in reading.places.items()}
     skeleton, notes = _skeleton(kind, reading, metadata)
     return Checkpoint(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import accounting, checkpoint, disk, leaves, restack
+from maxmig.converters import accounting, checkpoint, leaves, places, restack
 from maxmig.converters import layouts as known
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
@@ -92,10 +92,15 @@ def plan(
         if not params_only or path.startswith("params/")
     }
     if not taken:
-        raise errors.ConvertError(f"{source.place}: expected parameters, but there is no leaf to take")
+        raise errors.ConvertError(
+            f"{source.place}: expected parameters, but there is no leaf to take"
+        )
     skeleton = None if params_only else source.skeleton
+    remembered = source.own.get("param_scan_axis")
     if from_scan_axis is None and source.scan_layers:
-        from_scan_axis = source.own.get("param_scan_axis")
+        from_scan_axis = remembered
+    if scan and scan_axis is None and not source.scan_layers:
+        scan_axis = remembered  # the way back restores the stacks as they were
     stacking = restack.plan(taken, skeleton, scan=scan, axis=scan_axis, source_axis=from_scan_axis)
     _check_inverse(kind, stacking)
     notes = (*source.notes, *stacking.notes)
@@ -135,9 +140,8 @@ def run(
         step = _step_number(todo.source, flat)
         # Asynchronous saving would hold a second copy of everything.
         with Store(temporary, layout=todo.layout.name, asynchronous=False) as store:
-            store.save(
-                step, flat, skeleton=todo.restack.skeleton, metadata=_metadata(todo)
-            )
+            store.save(step, flat, skeleton=todo.restack.skeleton, metadata=_metadata(todo))
+        _check_written(todo, temporary)
         _finish_step(todo.source, temporary / str(step))
         _commit(temporary, destination)
     except BaseException:
@@ -147,27 +151,11 @@ def run(
 
 
 def _flat(todo: Plan, progress: Callable[[int], None]) -> dict[str, Any]:
-    """The result's leaves; a source leaf is dropped as soon as its last use is done."""
     found: dict[str, Any] = {}
-    pending: dict[str, Any] = {}
-    uses: dict[str, int] = {}
-    for move in todo.restack.moves:
-        for path in move.sources:
-            uses[path] = uses.get(path, 0) + 1
-    ahead = list(dict.fromkeys(path for move in todo.restack.moves for path in move.sources))
-    source = todo.source
-    places = {source.places[path]: path for path in ahead}
-    groups = disk.groups(source.tree, iter(places))
-    for move in todo.restack.moves:
-        while any(path not in pending for path in move.sources):
-            group = [places[place] for place in next(groups)]
-            pending |= source.load(dict.fromkeys(group))
-            progress(sum(source.leaves[path].nbytes for path in group))
-        found[move.target] = move.apply([pending[path] for path in move.sources])
-        for path in move.sources:
-            uses[path] -= 1
-            if not uses[path]:
-                pending[path] = None
+    for move, array in checkpoint.stream(todo.source, todo.restack.moves, progress):
+        if isinstance(array, Exception):
+            raise array
+        found[move.target] = array
     return found
 
 
@@ -175,7 +163,9 @@ def _check_inverse(kind: Layout, stacking: restack.Plan) -> None:
     """Writes and reads the result's metadata: what comes back must be what was planned."""
     planned = {move.target: move.leaf for move in stacking.moves}
     written = kind.write(planned, stacking.skeleton)
-    tree = {at: planned[value] if isinstance(value, str) else value for at, value in written.items()}
+    tree = {
+        at: planned[value] if isinstance(value, str) else value for at, value in written.items()
+    }
     back = kind.read(tree)
     lost = [
         f"{path}: written to {leaves.spell(at)}, which is read back as another leaf"
@@ -185,6 +175,14 @@ def _check_inverse(kind: Layout, stacking: restack.Plan) -> None:
     if lost:
         raise errors.ConvertError(
             f"layout {kind.name!r} cannot hold this state without loss:\n  " + "\n  ".join(lost)
+        )
+
+
+def _check_written(todo: Plan, directory: Path) -> None:
+    made = checkpoint.read(directory)
+    if made.leaves != todo.leaves or made.skeleton != todo.restack.skeleton:
+        raise errors.ConvertError(
+            f"{directory}: what was written is not what was planned; nothing was put in place"
         )
 
 
@@ -212,9 +210,8 @@ def _metadata(todo: Plan) -> dict[str, Any]:
     from maxmig.checkpoint import store
 
     found["scan_layers"] = store.scan_layers(dict.fromkeys(params))
-    axis = todo.restack.axis if todo.restack.axis is not None else source.own.get("param_scan_axis")
-    if axis is not None and found["scan_layers"]:
-        found["param_scan_axis"] = axis
+    if todo.restack.axis is not None:
+        found["param_scan_axis"] = todo.restack.axis
     found["converted_from"] = {
         "layout": source.layout.name,
         "scan_layers": source.scan_layers,
@@ -230,13 +227,13 @@ def _step_number(source: Checkpoint, flat: dict[str, Any]) -> int:
 
 
 def _finish_step(source: Checkpoint, made: Path) -> None:
-    """Takes over what else is in the step: the loader's state and other items, and metadata keys."""
+    """Takes over what else is in the step: the loader's state, other items, metadata keys."""
     if source.place.step_dir is None or source.place.step_dir == source.place.items:
         return
     for child in source.place.step_dir.iterdir():
         if child.is_dir() and child != source.place.items:
             shutil.copytree(child, made / child.name, dirs_exist_ok=True)
-    disk.add_metadata(made, source.metadata)
+    places.add_metadata(made, source.metadata)
 
 
 def _check_destination(source: Checkpoint, destination: Path, overwrite: bool) -> None:
@@ -269,6 +266,3 @@ def _commit(temporary: Path, destination: Path) -> None:
         old.rename(destination)
         raise
     shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-
-
-__all__ = ["Plan", "checkpoint", "plan", "run"]

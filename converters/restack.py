@@ -6,7 +6,7 @@ inverse. Random state of a layer always stacks on axis 0.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from maxmig import errors, trees
@@ -40,34 +40,41 @@ class Move:
     source_axis: int = 0
 
     def apply(self, arrays: Sequence[Any]) -> Any:
-        """The leaf, from the arrays of `sources`; typed random keys are taken as well."""
+        """The leaf, from the arrays of `sources`, on the host unless nothing changes."""
         import jax
         import jax.numpy as jnp
         import numpy as np
 
-        host = all(isinstance(array, np.ndarray) for array in arrays)
-        lib: Any = np if host else jnp
+        if self.op == "same":
+            return arrays[0]
+        impl = jax.random.key_impl(arrays[0]) if self.leaf.is_key else None
+        if impl is not None:
+            arrays = [jax.random.key_data(array) for array in arrays]
+        host = [np.asarray(array) for array in arrays]
         if self.op == "stack":
-            if self.leaf.is_key:
-                impl = jax.random.key_impl(arrays[0])
-                data = jnp.stack([jax.random.key_data(array) for array in arrays], self.axis)
-                return jax.random.wrap_key_data(data, impl=impl)
-            return lib.stack(arrays, self.axis)
-        if self.op == "take":
-            return arrays[0][(slice(None),) * self.axis + (self.index,)]
-        if self.op == "move":
-            return lib.moveaxis(arrays[0], self.source_axis, self.axis)
-        return arrays[0]
+            made = np.stack(host, self.axis)
+        elif self.op == "take":
+            made = host[0][(slice(None),) * self.axis + (self.index,)]
+        else:
+            made = np.moveaxis(host[0], self.source_axis, self.axis)
+        return made if impl is None else jax.random.wrap_key_data(jnp.asarray(made), impl=impl)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A restacked state: how each leaf comes about, and the optimizer's containers after it."""
+    """A restacked state.
+
+    Attributes:
+        moves: how each leaf comes about, in natural order.
+        skeleton: the optimizer's containers after it.
+        axis: the layer axis of the result; of the source where the result is unscanned.
+        notes: what was told from the shapes or left as it was.
+    """
 
     moves: tuple[Move, ...]
     skeleton: skeletons.Skeleton
     axis: int | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def plan(
@@ -88,7 +95,7 @@ def plan(
         source_axis: the layer axis of the source, where it is known; None tells it from the shapes.
 
     Raises:
-        ConvertError: layers are missing or differ in shape, or a leaf does not follow its parameter.
+        ConvertError: layers are missing or differ, or a leaf does not follow its parameter.
     """
     if scan is None and axis is None:
         same = tuple(Move(path, (path,), leaves[path]) for path in trees.sort(leaves))
@@ -115,12 +122,23 @@ def plan(
     order = {path: place for place, path in enumerate(trees.sort(move.target for move in moves))}
     moves.sort(key=lambda move: order[move.target])
     masks = _mask_rename(scan, stacked, leaves, source_axis)
-    final_axis = None if scan is False else result_axis
+    final_axis = source_axis if scan is False else result_axis
     return Plan(tuple(moves), skeletons.map_masks(skeleton, masks), final_axis, tuple(notes))
 
 
+def layer_axis(leaves: Mapping[str, Leaf], known: int | None = None) -> int | None:
+    """The layer axis of a scanned state: as known, else as the shapes tell; None if unscanned.
+
+    Raises:
+        ConvertError: the shapes contradict what is known, or tell nothing.
+    """
+    owners = {path: path[7:] for path in leaves if path.startswith("params/")}
+    stacked = {path: model for path, model in owners.items() if stacks.scanned(model) is not None}
+    return _source_axis(leaves, stacked, known, []) if stacked else None
+
+
 def evident_axes(leaves: Mapping[str, Leaf], stacked: Iterable[str]) -> dict[int, int]:
-    """The axes on which all stacked leaves of each stack agree: {axis: layers of the first stack}."""
+    """The axes on which the leaves of each stack agree: {axis: layers of the first stack}."""
     lengths: dict[int, dict[str, set[int]]] = {0: defaultdict(set), 1: defaultdict(set)}
     for path in stacked:
         shape = leaves[path].shape
@@ -137,7 +155,9 @@ def evident_axes(leaves: Mapping[str, Leaf], stacked: Iterable[str]) -> dict[int
 def _owners(leaves: Mapping[str, Leaf], skeleton: skeletons.Skeleton) -> dict[str, str]:
     """The model path that each leaf follows: {canonical path: model path}."""
     params = skeletons.params_of(leaves)
-    owners = {path: path.partition("/")[2] for path in leaves if path.startswith(("params/", "aux/"))}
+    owners = {
+        path: path.partition("/")[2] for path in leaves if path.startswith(("params/", "aux/"))
+    }
     if skeleton is not None:
         owners |= skeletons.moments(skeleton, params)
     return owners
@@ -179,16 +199,15 @@ def _source_axis(
     )
 
 
-def _follows(
-    path: str, owner: str, leaves: Mapping[str, Leaf], problems: list[str]
-) -> bool:
+def _follows(path: str, owner: str, leaves: Mapping[str, Leaf], problems: list[str]) -> bool:
     """Whether a leaf has its parameter's shape, so that restacking it has a meaning."""
     parameter = leaves.get(f"params/{owner}")
     if path.startswith("aux/") or parameter is None or parameter.shape == leaves[path].shape:
         return True
     problems.append(
-        f"{path}: {leaves[path]} follows params/{owner} {parameter} but has another shape (factored "
-        "statistics?); its layer axis is not known. Convert without restacking, or --params-only"
+        f"{path}: {leaves[path]} follows params/{owner} {parameter} but has another shape "
+        "(factored statistics?); its layer axis is not known. Convert without "
+        "restacking, or --params-only"
     )
     return False
 
@@ -234,7 +253,9 @@ def _stacked(
         missing = [index for index in range(count) if index not in layers]
         kinds = {leaves[path] for path in layers.values()}
         if missing and target.startswith("aux/"):
-            notes.append(f"{target}: not in layers {missing} (shared between layers): left unstacked")
+            notes.append(
+                f"{target}: not in layers {missing} (shared between layers): left unstacked"
+            )
         elif missing:
             problems.append(f"{target}: layers {missing} of {count} have no such leaf")
         elif len(kinds) > 1:
@@ -259,9 +280,7 @@ def _moved(
         if start != at:
             rest = leaf.shape[:start] + leaf.shape[start + 1 :]
             shape = (*rest[:at], leaf.shape[start], *rest[at:])
-            moves.append(
-                Move(path, (path,), leaf.reshaped(shape), "move", at, source_axis=start)
-            )
+            moves.append(Move(path, (path,), leaf.reshaped(shape), "move", at, source_axis=start))
     return moves
 
 

@@ -93,7 +93,9 @@ def infer(flat: Iterable[str]) -> Skeleton:
     """
     flat = list(flat)
     params = params_of(flat)
-    state = {tuple(path.split("/"))[1:]: path for path in flat if path.startswith(f"{ROOT}/")}
+    state: dict[DiskPath, str] = {
+        tuple(path.split("/"))[1:]: path for path in flat if path.startswith(f"{ROOT}/")
+    }
     if not state:
         return None
     return read(leaves.nest(state), params)[0]
@@ -136,7 +138,7 @@ def write(
     style: Style,
     canonical: str = ROOT,
 ) -> dict[DiskPath, str | Hole]:
-    """Where a layout writes the leaves and holes of a skeleton: {disk path: canonical path or hole}.
+    """Where a layout writes a skeleton's leaves and holes: {disk path: canonical path or hole}.
 
     The inverse of `read` for a layout's own style.
     """

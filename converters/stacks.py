@@ -36,7 +36,7 @@ def unscanned(path: str) -> tuple[str, int] | None:
 
 
 def joined(keys: tuple[str | int, ...]) -> str:
-    """A model path from disk keys: list places are joined to their parent, `layers/3` -> `layers_3`."""
+    """A model path from disk keys; list places join their parent: `layers/3` -> `layers_3`."""
     parts: list[str] = []
     for key in keys:
         if parts and str(key).isdigit():

@@ -11,9 +11,7 @@ from maxmig.converters.leaves import DiskTree
 
 __all__ = ["LAYOUTS", "Evidence", "Layout", "Reading", "Table", "detect", "get", "is_random"]
 
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (linen.LAYOUT, nnx.LAYOUT)
-}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (linen.LAYOUT, nnx.LAYOUT)}
 
 
 def get(name: str) -> Layout:

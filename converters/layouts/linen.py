@@ -1,6 +1,6 @@
 """Layout `linen`: MaxText's interchange tree, which its Linen and its newer NNX runs both write.
 
-A Linen TrainState: `params/params/X`, `opt_state` with lists and None for empty states and a `params`
+A Linen TrainState: `params/params/X`, `opt_state` with lists, None for empty states and a `params`
 level above param-shaped subtrees, `step` int32; NNX random state beside it, in `nnx_aux/model/X`.
 """
 

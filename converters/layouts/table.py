@@ -96,7 +96,9 @@ class Table:
         unwrapped = self._unwrapped(tree, notes)
         for path, (keys, leaf) in unwrapped.items():
             if keys[: len(self.opt_state)] == self.opt_state:
-                state[keys[len(self.opt_state) :]] = _Stored(path) if isinstance(leaf, Leaf) else leaf
+                state[keys[len(self.opt_state) :]] = (
+                    _Stored(path) if isinstance(leaf, Leaf) else leaf
+                )
                 continue
             name = self._canonical(keys, leaf)
             if name is None:
@@ -104,7 +106,9 @@ class Table:
             elif isinstance(leaf, Hole):
                 problems.append(f"{leaves.spell(path)}: a hole ({leaf.value}) instead of an array")
             elif name in places:
-                problems.append(f"{leaves.spell(path)} and {leaves.spell(places[name])}: both {name}")
+                problems.append(
+                    f"{leaves.spell(path)} and {leaves.spell(places[name])}: both {name}"
+                )
             else:
                 places[name] = path
         skeleton, moments = self._state(state, skeletons.params_of(places))
@@ -181,7 +185,7 @@ class Table:
     ) -> dict[DiskPath, tuple[DiskPath, "Leaf | Hole"]]:
         """Each path with the keys that count: without a `value` that wraps a section's every leaf.
 
-        A module or an attribute may truly be called `value`, so a part of the leaves proves nothing.
+        A module or an attribute may truly be called `value`, so some of the leaves prove nothing.
         """
         found: dict[DiskPath, tuple[DiskPath, Leaf | Hole]] = {
             path: (path, leaf) for path, leaf in tree.items()
@@ -208,7 +212,7 @@ class Table:
         ]
         if other:
             first = leaves.spell(other[0])
-            yield f"{len(other)} leaves are not where {self.name!r} writes them, the first is {first}"
+            yield f"{len(other)} leaves are not where {self.name!r} writes them, first {first}"
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,9 @@ def _account(flat: Iterable[str], written: Mapping[DiskPath, "str | Hole"]) -> N
     placed = {value for value in written.values() if isinstance(value, str)}
     given = set(flat)
     problems = [f"missing: {path}" for path in trees.sort(placed - given)]
-    problems += [f"no place in the optimizer's skeleton: {path}" for path in trees.sort(given - placed)]
+    problems += [
+        f"no place in the optimizer's skeleton: {path}" for path in trees.sort(given - placed)
+    ]
     if problems:
         raise errors.ConvertError(
             "the optimizer's leaves and its skeleton do not agree:\n  " + "\n  ".join(problems)

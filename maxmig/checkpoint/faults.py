@@ -8,10 +8,16 @@ from typing import Any
 
 from maxmig import errors
 
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-         errno.EFBIG: "the limit of file sizes is reached"}
-_FULL_TEXTS = {"no space left": errno.ENOSPC, "quota exceeded": errno.EDQUOT,
-               "file too large": errno.EFBIG}
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the limit of file sizes is reached",
+}
+_FULL_TEXTS = {
+    "no space left": errno.ENOSPC,
+    "quota exceeded": errno.EDQUOT,
+    "file too large": errno.EFBIG,
+}
 
 
 @contextlib.contextmanager
@@ -37,7 +43,9 @@ def writing(
             if good is not None
             else "there is no earlier checkpoint"
         )
-        raise errors.CheckpointError(f"{directory}: the save failed: {_reason(error)}; {kept}") from error
+        raise errors.CheckpointError(
+            f"{directory}: the save failed: {_reason(error)}; {kept}"
+        ) from error
 
 
 def close(manager: Any) -> None:
@@ -55,7 +63,9 @@ def _reason(error: BaseException) -> str:
             if words in text:
                 code = number
         if code in _FULL:
-            return f"{_FULL[code]}; free some space (or lower max_num_checkpoints_to_keep) and resume"
+            return (
+                f"{_FULL[code]}; free some space (or lower max_num_checkpoints_to_keep) and resume"
+            )
         if isinstance(link, PermissionError):
             return f"no permission to write {link.filename}"
     told = " ".join(str(error).split())

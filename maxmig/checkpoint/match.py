@@ -53,7 +53,9 @@ def _origin(path: str, wanted: Leaf, stored: Leaf | None, cast: bool, problems: 
     if stored is None:
         if path.startswith("aux/") and layouts.is_random(tuple(path.split("/")), wanted):
             return accounting.DERIVED
-        problems.append(f"missing  {path}: the model expects {wanted}, the checkpoint has no such leaf")
+        problems.append(
+            f"missing  {path}: the model expects {wanted}, the checkpoint has no such leaf"
+        )
     elif wanted.shape != stored.shape:
         problems.append(f"shape    {path}: the model expects {wanted}, the checkpoint has {stored}")
     elif wanted.dtype != stored.dtype:

@@ -13,9 +13,8 @@ from typing import Any
 
 from maxmig import errors, trees
 from maxmig.checkpoint import faults, match
-from maxmig.converters import checkpoint, disk, layouts, leaves, skeletons, stacks
+from maxmig.converters import checkpoint, layouts, leaves, places, skeletons, stacks
 from maxmig.converters.accounting import Accounting
-from maxmig.converters.leaves import Leaf
 
 # Which layout a rung writes when nothing is asked for: its own.
 _NATIVE = {
@@ -87,10 +86,10 @@ class Store:
 
     def steps(self) -> list[int]:
         """The numbers of the complete steps, ascending."""
-        if (self.directory / disk.TREE_METADATA).is_file() or _is_step(self.directory):
-            step = disk.locate(self.directory).step
+        if (self.directory / places.TREE_METADATA).is_file() or _is_step(self.directory):
+            step = places.locate(self.directory).step
             return [] if step is None else [step]
-        return disk.steps(self.directory)
+        return places.steps(self.directory)
 
     def latest(self) -> int | None:
         """The last complete step, or None; half-written ones do not count."""
@@ -128,10 +127,10 @@ class Store:
 
         if step in self._saved:
             return False
-        if step in disk.steps(self.directory):
+        if step in places.steps(self.directory):
             raise errors.CheckpointError(
-                f"{self.directory}: step {step} is there already, from another run; a run that goes "
-                "back must save elsewhere, or the later steps must be deleted first"
+                f"{self.directory}: step {step} is there already, from another run; a run that "
+                "goes back must save elsewhere, or the later steps must be deleted first"
             )
         own = dict(metadata or {})
         kind = layouts.get(self._resolve(layout, own))
@@ -228,10 +227,10 @@ class Store:
         import orbax.checkpoint as ocp
 
         if self._manager is None:
-            if (self.directory / disk.TREE_METADATA).is_file() or _is_step(self.directory):
+            if (self.directory / places.TREE_METADATA).is_file() or _is_step(self.directory):
                 raise errors.CheckpointError(
-                    f"{self.directory}: expected a directory of steps to save into, but this is one "
-                    "checkpoint; save into the directory above it, or into another"
+                    f"{self.directory}: expected a directory of steps to save into, but this is "
+                    "one checkpoint; save into the directory above it, or into another"
                 )
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -249,9 +248,9 @@ class Store:
         return self._manager
 
     def _abandon(self) -> None:
-        """After a failed save: the next one starts with a fresh manager, which clears the remains."""
+        """After a failed save: the next starts with a fresh manager, which clears the remains."""
         manager, self._manager = self._manager, None
-        self._saved &= set(disk.steps(self.directory))
+        self._saved &= set(places.steps(self.directory))
         faults.close(manager)
 
 
@@ -320,7 +319,7 @@ def _metadata(found: checkpoint.Checkpoint) -> dict[str, Any]:
     }
 
 
-def _data_state(place: disk.Place) -> dict[str, Any] | None:
+def _data_state(place: places.Place) -> dict[str, Any] | None:
     file = (place.step_dir or place.items) / _DATA / "metadata"
     if not file.is_file():
         return None
@@ -334,7 +333,4 @@ def _data_state(place: disk.Place) -> dict[str, Any] | None:
 
 
 def _is_step(directory: Path) -> bool:
-    return (directory / disk.STEP_METADATA).is_file() and directory.name.split(".")[0].isdigit()
-
-
-__all__ = ["Leaf", "Restored", "Store", "scan_layers", "versions"]
+    return (directory / places.STEP_METADATA).is_file() and directory.name.split(".")[0].isdigit()

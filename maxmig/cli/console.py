@@ -74,7 +74,7 @@ def is_utf8(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf8sig")
 
 
-def _console(stream: TextIO) -> "Console":
+def _console(stream: TextIO, *, quiet: bool = False) -> "Console":
     from rich.console import Console  # 50 ms: not for --help
 
     colored = _State.settings.color and is_terminal(stream) and not os.environ.get("NO_COLOR")
@@ -84,6 +84,7 @@ def _console(stream: TextIO) -> "Console":
         highlight=False,
         markup=False,
         emoji=False,
+        quiet=quiet,
         width=None if stream.isatty() else _PLAIN_WIDTH,
     )
 
@@ -95,8 +96,16 @@ def _write(stream: TextIO, items: "Sequence[RenderableType]") -> None:
             encoding = getattr(stream, "encoding", None) or "ascii"
             text = text.encode(encoding, "replace").decode(encoding)
         print(text, file=stream, flush=True)
-    else:
-        _console(stream).print(*items, soft_wrap=not stream.isatty())
+        return
+    console = _console(stream)
+    if stream.isatty():
+        console.print(*items)
+        return
+    with console.capture() as capture:
+        console.print(*items, soft_wrap=True)
+    for line in capture.get().splitlines():
+        print(line.rstrip(), file=stream)  # tables are padded, which is noise in a file
+    stream.flush()
 
 
 def out(*items: "RenderableType") -> None:
@@ -218,7 +227,9 @@ def progress(description: str, total: float | None = None) -> "Iterator[Progress
     from rich.progress import Progress
 
     silent = _State.settings.quiet or not is_terminal(sys.stderr)
-    with Progress(console=_console(sys.stderr), disable=silent, transient=True) as bar:
+    # A disabled Progress of rich 13 still ends with an empty line, so its console is silenced too.
+    console = _console(sys.stderr, quiet=silent)
+    with Progress(console=console, disable=silent, transient=True) as bar:
         bar.add_task(description, total=total)
         yield bar
 

@@ -188,6 +188,7 @@ def _devices() -> str:
 def _rung(stage: str) -> Callable[[], str]:
     def trial() -> str:
         import jax
+        import jax.numpy as jnp
         import numpy as np
         import optax
 
@@ -196,7 +197,7 @@ def _rung(stage: str) -> Callable[[], str]:
 
         rung = config.Stage(stage)
         chosen = backend.at(rung, models.build(config.load("tiny_llama2")))
-        params = {path: np.ones(p.shape, p.abstract.dtype) for path, p in chosen.spec.items()}
+        params = {path: jnp.ones(p.shape, p.abstract.dtype) for path, p in chosen.spec.items()}
         proof = backend.prove(chosen, chosen.create(params, optax.sgd(0.1)))
         if proof.stage is not rung:
             raise RuntimeError(f"the objects that were built are those of {proof.stage.value!r}")

@@ -150,7 +150,7 @@ def _model(base: Layer, layers: Sequence[Layer], problems: list[str]) -> list[La
     chosen = [
         entry for layer in (base, *layers) for entry in layer.entries if entry.key == "model_name"
     ][-1]
-    name = chosen.value if chosen.text is None else chosen.text
+    name = _coerce("model_name", chosen)
     if not isinstance(name, str):
         return []  # the schema says what is wrong with it
     if Path(name).name != name or name in ("", ".", ".."):

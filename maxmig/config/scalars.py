@@ -13,7 +13,7 @@ import yaml
 _NULLS = {"", "~", "null"}
 _BOOLS = {"true": True, "false": False}
 _SPECIAL = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
-_SIMPLE = re.compile(r"[A-Za-z0-9_./*+-]+")
+_SIMPLE = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.*+-]*")
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
 

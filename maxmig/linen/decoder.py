@@ -27,7 +27,7 @@ class Layer(nn.Module):
         return decoder.layer_forward(self, self.cfg, x, context.layer(index), caches)
 
 
-class ScannedLayer(Layer):
+class _ScannedLayer(Layer):
     """The same layer in the form that nn.scan wants: (carry, scanned) -> (carry, stacked)."""
 
     def __call__(self, x: Array, index: Array | int, context: Context, caches: Any = None) -> Any:  # type: ignore[override]
@@ -90,7 +90,7 @@ def _listed(repeat: part.Repeat, name: str, policy: str) -> list[nn.Module]:
 
 def _scanned(repeat: part.Repeat, name: str, policy: str) -> nn.Module:
     lifted = nn.scan(
-        _rematted(ScannedLayer, policy, scan=True),
+        _rematted(_ScannedLayer, policy, scan=True),
         variable_axes={"params": repeat.axis},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, 0),

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from maxmig import optim, trees
+from maxmig import optim
 from maxmig import view as views
 from maxmig.core import decoder, part
 from maxmig.core.context import Context
@@ -32,11 +32,11 @@ class Wing:
         self.module = layers.build(cfg) if module is None else module
         tokens = jax.ShapeDtypeStruct((1, 1), "int32")
         variables = jax.eval_shape(self._init, tokens)
-        self._params = views.View(variables["params"], lambda keys: path_of(views.parts(keys)))
+        self._params = views.View(variables["params"], _param_path)
 
     def create(self, params: Mapping[str, Array], tx: optax.GradientTransformation) -> state.State:
         native = self._params.native(params)
-        return state.create(self.module.apply, native, self._canonical(tx))
+        return state.create(self.module.apply, native, optim.on_canonical_trees(tx, _param_path))
 
     def view(self, tx: optax.GradientTransformation) -> views.View:
         abstract = {name: param.abstract for name, param in self.spec.items()}
@@ -62,15 +62,11 @@ class Wing:
     def _init(self, tokens: Array) -> Any:
         return self.module.init(jax.random.key(0), tokens, Context.of(tokens))
 
-    def _canonical(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        return optim.on_canonical_trees(tx, self._params)
 
-
-def path_of(parts: list[str | int]) -> str:
-    """The canonical path of a weight."""
-    return views.model_path(parts)
+def _param_path(keys: tuple[Any, ...]) -> str:
+    return views.model_path(views.parts(keys))
 
 
 def _state_path(keys: tuple[Any, ...]) -> str:
     kind, *rest = views.parts(keys)
-    return f"params/{path_of(rest)}" if kind == "params" else views.path(keys)
+    return f"params/{views.model_path(rest)}" if kind == "params" else views.path(keys)

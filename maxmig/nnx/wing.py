@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -32,11 +33,11 @@ class Wing:
         make = module or (lambda rngs: layers.build(cfg, rngs))
         self.module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
         self._graphdef, params = nnx.split(self.module)
-        self._params = views.View(params, lambda keys: path_of(views.parts(keys)))
+        self._params = views.View(params, _param_path)
 
     def create(self, params: Mapping[str, Array], tx: optax.GradientTransformation) -> state.State:
         model = nnx.merge(self._graphdef, self._params.native(params))
-        return state.create(model, self._canonical(tx))
+        return state.create(model, optim.on_canonical_trees(tx, _param_path))
 
     def view(self, tx: optax.GradientTransformation) -> views.View:
         abstract = {name: param.abstract for name, param in self.spec.items()}
@@ -57,29 +58,37 @@ class Wing:
     def update(self, native: state.State, grads: Mapping[str, Array], **kwargs: Any) -> state.State:
         return native.apply_gradients(grads=self._params.native(grads), **kwargs)
 
-    def _canonical(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        return optim.on_canonical_trees(tx, self._params)
-
 
 class _StateView(views.View):
-    """A view of the whole module, through its split."""
+    """A view of the whole module, through its split.
+
+    nnx.Optimizer counts steps in uint32, TrainState in int32: the canonical form has int32.
+    """
 
     def __init__(self, native: state.State):
         self._graphdef, split = nnx.split(native)
         super().__init__(split, _state_path)
+        self.abstract["step"] = jax.ShapeDtypeStruct((), jnp.int32)
 
     def flat(self, native: state.State) -> Flat:
-        return super().flat(nnx.state(native))
+        flat = super().flat(nnx.state(native))
+        return flat | {"step": _counter(flat["step"], jnp.int32)}
 
     def native(self, flat: Mapping[str, Any]) -> state.State:
+        flat = {**flat, "step": _counter(flat["step"], jnp.uint32)}
         return nnx.merge(self._graphdef, super().native(flat))
 
 
-def path_of(parts: list[str | int]) -> str:
-    """The canonical path of a weight."""
-    return views.model_path(parts)
+def _param_path(keys: tuple[Any, ...]) -> str:
+    return views.model_path(views.parts(keys))
 
 
 def _state_path(keys: tuple[Any, ...]) -> str:
     kind, *rest = views.parts(keys)
-    return f"params/{path_of(rest)}" if kind == "model" else "/".join(map(str, rest))
+    return f"params/{views.model_path(rest)}" if kind == "model" else "/".join(map(str, rest))
+
+
+def _counter(step: Any, dtype: Any) -> Any:
+    if isinstance(step, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(step.shape, dtype)
+    return step.astype(dtype)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -93,9 +92,7 @@ def _muon(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
         adam_b2=o.adam_b2,
         adam_eps_root=o.adam_eps_root,
         adam_weight_decay=o.adam_weight_decay,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(
-            lambda _, numbers: numbers, params, matrices(spec)
-        ),
+        muon_weight_dimension_numbers=matrices(spec),
         consistent_rms=o.muon_consistent_rms,
     )
 

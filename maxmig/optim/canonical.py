@@ -5,27 +5,29 @@ differently at init and at update), so that masks silently stop matching. Behind
 is one spelling, and one structure of the optimizer's state, on every rung.
 """
 
+import functools
 from typing import Any
 
 import optax
 
 from maxmig import trees
-from maxmig.view import View
+from maxmig.view import PathOf, View
 
 
+@functools.cache  # one wrapper an optimizer: Flax compares states by the identity of theirs
 def on_canonical_trees(
-    tx: optax.GradientTransformation, params: View
+    tx: optax.GradientTransformation, path_of: PathOf
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` for native trees of parameters.
 
     Args:
         tx: an optimizer for nested dicts with canonical names.
-        params: the view of the native tree of parameters.
+        path_of: the canonical path of a JAX key path in a native tree.
     """
     inner = optax.with_extra_args_support(tx)
 
     def nested(native: Any) -> dict[str, Any]:
-        return trees.unflatten(params.flat(native))
+        return trees.unflatten(View(native, path_of).flat(native))
 
     def init(native: Any) -> Any:
         return inner.init(nested(native))
@@ -33,6 +35,7 @@ def on_canonical_trees(
     def update(grads: Any, state: Any, native: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         weights = None if native is None else nested(native)
         updates, state = inner.update(nested(grads), state, weights, **kwargs)
-        return params.native(trees.flatten(updates)), state
+        # NNX gives wrapped leaves to init and bare ones to update: answer in the form of the call.
+        return View(grads, path_of).native(trees.flatten(updates)), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -114,8 +114,9 @@ def test_table(stdout, encoding):
     console.out(
         console.table(["leaf", "error", "verdict"], rows, title="gradients", right=["error"])
     )
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    lines = stream.getvalue().splitlines()
     assert lines[0] == "gradients"
+    assert lines == [line.rstrip() for line in lines]
     assert any("wi_0/kernel[0]" in line and "1.5" in line and "PASS" in line for line in lines)
     if encoding == "ascii":
         assert stream.getvalue().isascii()

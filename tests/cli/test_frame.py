@@ -106,9 +106,9 @@ def test_overrides_may_stand_anywhere_after_the_config(run, probe, words, overri
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["trainn"], "unknown command 'trainn'; did you mean train?"),
         (["xyzzy"], "unknown command 'xyzzy'; there are: demo, train"),
-        (["group", "thre"], "unknown 'maxmig group' command 'thre'; "),
+        (["group", "on"], "unknown 'maxmig group' command 'on'; "),
         ([], "expected a command"),
         (["group"], "expected a command"),
         (["probe"], "the following arguments are required: CONFIG"),

@@ -17,7 +17,7 @@ NAMES = [entry.name for entry in parser.VERBS]
 def test_the_table_says_what_the_module_says(entry):
     module = importlib.import_module(f"maxmig.cli.{entry.name}")
     if entry.group:
-        assert (module.NAME, module.HELP) == (entry.name, entry.help)
+        assert (entry.name, entry.help) == (module.NAME, module.HELP)
         assert len({verb.name for verb in module.VERBS}) == len(module.VERBS) > 0
     else:
         assert (module.VERB.name, module.VERB.help) == (entry.name, entry.help)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -168,7 +169,10 @@ def test_hosts_end_evaluation_together(settings: Settings) -> None:
     )
 
 
-def test_workers_change_nothing(small: Settings) -> None:
+def test_workers_change_nothing(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alone = data.make(small(), global_batch=BATCH)
     with data.make(small(grain_worker_count=2), global_batch=BATCH) as helped:
         assert all_same(list(helped.batches(9)), list(alone.batches(9)))
@@ -178,6 +182,8 @@ def test_workers_change_nothing(small: Settings) -> None:
         assert all_same(list(helped.batches(3)), expected)
         helped.restore(state)
         assert all_same(list(helped.batches(3)), expected)
+        assert [*tmp_path.glob("maxmig-data-*/tokens.npy")]
+    assert not [*tmp_path.glob("maxmig-data-*")]
 
 
 def test_workers_end_evaluation(settings: Settings) -> None:

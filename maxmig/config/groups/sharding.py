@@ -147,4 +147,6 @@ def _check_names(
         if name not in known:
             near = difflib.get_close_matches(name, known, 2)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"{name_of_key}: {where}there is no mesh axis {name!r}{hint}")
+            raise Contradiction(
+                (name_of_key,), f"{name_of_key}: {where}there is no mesh axis {name!r}{hint}"
+            )

@@ -1,0 +1,144 @@
+"""Tells what a checkpoint is and holds, from metadata alone."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors, trees
+from maxmig.converters import accounting, checkpoint, disk, leaves, places, restack
+from maxmig.converters.leaves import DiskPath, Hole, Leaf
+
+
+@dataclass(frozen=True)
+class Section:
+    """The leaves below one first key."""
+
+    name: str
+    leaves: int
+    nbytes: int
+    dtypes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What there is to know about a checkpoint without reading an array.
+
+    Attributes:
+        path: the step's or the items' directory.
+        step: the number of the step's directory.
+        steps: all complete steps beside it.
+        layout: its layout, None when no known one fits.
+        why: the evidence, for and against.
+        scan_layers: whether layers are stacked; None when there is no stack.
+        scan_axis: the layer axis, None when it is unscanned or cannot be told.
+        sections: totals by canonical section, or by top-level key of an unknown layout.
+        metadata: the custom metadata.
+        notes: irregularities.
+        tree: all leaves and holes by disk path.
+    """
+
+    path: str
+    step: int | None
+    steps: tuple[int, ...]
+    layout: str | None
+    why: tuple[str, ...]
+    scan_layers: bool | None
+    scan_axis: int | None
+    sections: tuple[Section, ...]
+    metadata: dict[str, Any]
+    notes: tuple[str, ...]
+    tree: dict[DiskPath, Leaf | Hole]
+
+
+def inspect(path: str | Path, *, step: int | None = None) -> Info:
+    """Looks at a checkpoint; one of an unknown layout is described as far as it goes.
+
+    Raises:
+        CheckpointError: there is none, or it is half-written or unreadable.
+    """
+    place = places.locate(path, step)
+    steps: tuple[int, ...] = ()
+    if place.step_dir is not None and place.step is not None:
+        steps = tuple(places.steps(place.step_dir.parent))
+    try:
+        found = checkpoint.read(place.step_dir or place.items)
+    except errors.ConvertError as error:
+        return _unknown(place, steps, str(error))
+    axis, notes = None, found.notes
+    try:
+        axis = restack.layer_axis(found.leaves, found.own.get("param_scan_axis"))
+    except errors.ConvertError as error:
+        notes = (*notes, str(error))
+    return Info(
+        path=str(place),
+        step=place.step,
+        steps=steps,
+        layout=found.layout.name,
+        why=found.why,
+        scan_layers=found.scan_layers,
+        scan_axis=axis,
+        sections=_sections(
+            {path: (path.split("/")[0], leaf) for path, leaf in found.leaves.items()}
+        ),
+        metadata=found.metadata,
+        notes=notes,
+        tree=found.tree,
+    )
+
+
+def _unknown(place: places.Place, steps: tuple[int, ...], why: str) -> Info:
+    tree = disk.tree(place)
+    named = {
+        leaves.spell(path): (str(path[0]), leaf)
+        for path, leaf in tree.items()
+        if isinstance(leaf, Leaf)
+    }
+    return Info(
+        path=str(place),
+        step=place.step,
+        steps=steps,
+        layout=None,
+        why=tuple(why.splitlines()),
+        scan_layers=None,
+        scan_axis=None,
+        sections=_sections(named),
+        metadata=places.metadata(place),
+        notes=(),
+        tree=tree,
+    )
+
+
+def _sections(named: dict[str, tuple[str, Leaf]]) -> tuple[Section, ...]:
+    found = []
+    for name in dict.fromkeys(section for section, _ in named.values()):
+        inside = [leaf for section, leaf in named.values() if section == name]
+        dtypes = dict(Counter(leaf.dtype for leaf in inside))
+        found.append(Section(name, len(inside), accounting.total(inside), dtypes))
+    return tuple(found)
+
+
+def outline(tree: dict[DiskPath, Leaf | Hole], depth: int | None = None) -> list[str]:
+    """The disk tree as indented lines; below `depth` only totals."""
+    totals: dict[DiskPath, list[int]] = defaultdict(lambda: [0, 0])
+    for path, leaf in tree.items():
+        if isinstance(leaf, Leaf):
+            for level in range(1, len(path)):
+                totals[path[:level]][0] += 1
+                totals[path[:level]][1] += leaf.nbytes
+    lines: list[str] = []
+    shown: set[DiskPath] = set()
+    for path in sorted(tree, key=lambda path: trees.natural_key(leaves.spell(path))):
+        for level in range(1, len(path)):
+            parent = path[:level]
+            if parent in shown or (depth is not None and level > depth):
+                continue
+            shown.add(parent)
+            count, nbytes = totals[parent]
+            told = f"{count} arrays, {accounting.size(nbytes)}"
+            lines.append(f"{'  ' * (level - 1)}{parent[-1]}/  {told}")
+        if depth is None or len(path) <= depth:
+            leaf = tree[path]
+            told = leaf.value if isinstance(leaf, Hole) else str(leaf)
+            lines.append(f"{'  ' * (len(path) - 1)}{path[-1]}  {told}")
+    return lines

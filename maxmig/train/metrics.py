@@ -1,0 +1,115 @@
+"""Writes the numbers of a run: JSON lines, TensorBoard, and a line for the reader."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.train.folder import Folder
+
+Values = Mapping[str, float]
+
+
+class Writer:
+    """Writes each record to all places.
+
+    A record is `{"step": number of finished updates, name: value, ...}`.
+    """
+
+    def __init__(self, folder: Folder, *, start: int, tensorboard: bool):
+        """
+        Args:
+            folder: of the run.
+            start: number of updates that are done already; records beyond it, left by a run that was
+                killed after its last checkpoint, are removed.
+            tensorboard: whether TensorBoard events are written.
+
+        Raises:
+            DataError: the metrics file cannot be written.
+        """
+        self._path = folder.metrics
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _keep_until(self._path, start)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise errors.DataError(
+                f"{self._path}: expected a file to write metrics to, but {error.strerror or error}; "
+                "set metrics_file or base_output_directory to a place that can be written"
+            ) from error
+        self._events = None
+        if tensorboard:
+            import tensorboardX
+
+            folder.tensorboard.mkdir(parents=True, exist_ok=True)
+            self._events = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start)
+
+    def write(self, step: int, values: Values) -> None:
+        """Writes one record."""
+        record = {"step": step} | {k: _number(v) for k, v in values.items()}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            group = "evaluation" if any(k.startswith("eval_") for k in values) else "learning"
+            for name, value in values.items():
+                self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def line(step: int, total: int, values: Values) -> str:
+    """A record as a line of text: step, loss, learning rate, tokens/s, step time, ETA."""
+    parts = [f"step {step}/{total}"]
+    parts += [f"loss {values['loss']:.4f}", f"lr {values['learning_rate']:.2e}"]
+    if "tokens_per_second" in values:
+        parts += [
+            f"{values['tokens_per_second']:,.0f} tokens/s",
+            f"{1000 * values['step_time']:.1f} ms/step",
+            f"ETA {_clock((total - step) * values['step_time'])}",
+        ]
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(value: float) -> float | int | str:
+    value = float(value)
+    if not math.isfinite(value):
+        return str(value)  # JSON has no NaN
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _keep_until(path: Path, start: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [text for text in lines if _step(text) <= start]
+    if len(kept) == len(lines):
+        return
+    replacement = path.with_name(path.name + ".tmp")
+    replacement.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
+    os.replace(replacement, path)
+
+
+def _step(text: str) -> float:
+    try:
+        return float(json.loads(text)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut off by a kill
