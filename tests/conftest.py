@@ -6,6 +6,7 @@ JAX reads these settings when it is imported, so they are made here, before any 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,19 @@ def _strict_core(request: pytest.FixtureRequest) -> Iterator[None]:
 def root() -> Path:
     """The folder of the repository."""
     return ROOT
+
+
+@pytest.fixture(params=["linen", "nnx"])
+def wing(request: pytest.FixtureRequest) -> Any:
+    """Each of the two wings, as its rung (`maxmig.config.flags.Stage`)."""
+    from maxmig.config.flags import Stage
+
+    return Stage(request.param)
+
+
+@pytest.fixture(params=["linen", "bridged-decoder", "bridged", "hybrid", "nnx"])
+def stage(request: pytest.FixtureRequest) -> Any:
+    """Each of the five rungs."""
+    from maxmig.config.flags import Stage
+
+    return Stage(request.param)

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def quiet_orbax() -> None:
+    """Keeps Orbax's own account of a failed save, several tracebacks, out of the log.
+
+    The failure reaches the caller as one `CheckpointError`, its cause attached.
+    """
+    logger = logging.getLogger("absl")
+    if _not_orbax not in logger.filters and not os.environ.get("MAXMIG_DEBUG"):
+        logger.addFilter(_not_orbax)
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and f"orbax{os.sep}checkpoint" in record.pathname)

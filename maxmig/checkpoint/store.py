@@ -232,6 +232,7 @@ class Store:
                     f"{self.directory}: expected a directory of steps to save into, but this is "
                     "one checkpoint; save into the directory above it, or into another"
                 )
+            faults.quiet_orbax()
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 item_handlers={

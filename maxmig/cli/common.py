@@ -43,7 +43,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--simulate-devices N`."""
     parser.add_argument(
         "--simulate-devices",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="run on N simulated devices of this CPU, to try a mesh without an accelerator",
     )
@@ -95,7 +95,21 @@ def setup_devices(count: int | None) -> None:
             )
 
 
-def _positive(text: str) -> int:
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint DIR`."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a checkpoint directory, of either layout (default: the last one of the run)",
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that counts something.
+
+    Raises:
+        ArgumentTypeError: it is no whole number, or less than 1.
+    """
     try:
         value = int(text)
     except ValueError:

@@ -28,7 +28,7 @@ class Entry:
 
 VERBS = (
     Entry("demo", "the whole story in a few minutes: train, convert, check parity, flip, go on"),
-    Entry("train", "train a model, or resume its training"),
+    Entry("train", "train a model, or resume, under the rung that the flags name"),
     Entry("eval", "loss of a checkpoint on the evaluation data"),
     Entry("generate", "continue a prompt with a trained model"),
     Entry("logits", "logits, loss and gradients for given tokens, as .npz files"),

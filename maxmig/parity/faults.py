@@ -1,0 +1,89 @@
+"""Faults to put into the candidate on purpose: a check that has never failed proves nothing.
+
+For tests and for showing what a failure looks like; a report always says that there was one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from maxmig.backend import Backend
+
+State = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+Params = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is wrong with the candidate.
+
+    Attributes:
+        name: what it is, for the report.
+        settings: configuration keys that only the candidate has.
+        state: changes the state that the candidate starts from.
+        params: changes the parameters that its forward pass reads; they are trained nevertheless.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    state: State | None = None
+    params: Params | None = None
+
+
+def setting(**settings: Any) -> Fault:
+    """Another configuration on the candidate's side."""
+    told = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return Fault(f"the candidate runs with {told}", settings)
+
+
+def perturbed(path: str, index: tuple[int, ...], by: float) -> Fault:
+    """One number of one parameter is off, as after a faulty conversion."""
+
+    def state(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        leaf = flat[f"params/{path}"].copy()
+        leaf[index] += by
+        return flat | {f"params/{path}": leaf}
+
+    return Fault(f"{path} {list(index)} is off by {by:g}", state=state)
+
+
+def swapped(first: int, second: int, axis: int, stack: str = "decoder/layers/") -> Fault:
+    """Two layers of a scanned stack change places in the forward pass."""
+
+    def params(flat: dict[str, Any]) -> dict[str, Any]:
+        return {path: swap(leaf) if path.startswith(stack) else leaf for path, leaf in flat.items()}
+
+    def swap(leaf: jax.Array) -> jax.Array:
+        at = min(axis, leaf.ndim - 1)
+        order = np.arange(leaf.shape[at])
+        order[[first, second]] = order[[second, first]]
+        return jax.numpy.take(leaf, order, axis=at)
+
+    return Fault(f"layers {first} and {second} are swapped", params=params)
+
+
+def dropped_gradient(path: str) -> Fault:
+    """A parameter is used, but its gradient is lost."""
+
+    def params(flat: dict[str, Any]) -> dict[str, Any]:
+        return flat | {path: jax.lax.stop_gradient(flat[path])}
+
+    return Fault(f"the gradient of {path} is dropped", params=params)
+
+
+class Broken:
+    """A backend whose forward pass reads changed parameters; all else is the backend's."""
+
+    def __init__(self, backend: Backend, params: Params):
+        self._backend = backend
+        self._params = params
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def apply(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The wrapped backend's output for the changed parameters."""
+        return self._backend.apply(self._params(dict(params)), *args, **kwargs)

@@ -1,0 +1,290 @@
+"""What a parity run found, as numbers: measurements, checks and the report that holds them.
+
+Nothing here computes on arrays or formats for a reader; every value can be written as JSON.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+
+from maxmig import errors, trees
+
+SIDES = ("control", "candidate")
+
+
+class Verdict(enum.Enum):
+    """PASS, FAIL, or INCONCLUSIVE: too little was compared to say either."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that found this returns."""
+        return {
+            Verdict.PASS: 0,
+            Verdict.FAIL: errors.DifferenceError.exit_code,
+            Verdict.INCONCLUSIVE: errors.InconclusiveError.exit_code,
+        }[self]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extreme:
+    """The largest difference of its kind, and where it is."""
+
+    value: float
+    item: str
+    path: str
+    index: tuple[int, ...]
+    control: float
+    candidate: float
+
+    @property
+    def place(self) -> str:
+        """The path with the index: `decoder/logits_dense/kernel [3, 17]`."""
+        return f"{self.path} {list(self.index)}" if self.index else self.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One array of the control held against the candidate's.
+
+    Attributes:
+        item: which batch or step it belongs to: `start`, `real`, `packed`, `step 1`, ...
+        path: the leaf, or the name of the output.
+        dtype: its type.
+        shape: its shape.
+        elements: how many numbers were compared.
+        differing: how many of them have other bits.
+        max_abs: the largest |control - candidate|.
+        max_rel: the largest |control - candidate| / max(|control|, |candidate|), at most 2.
+        rel_l2: ||control - candidate|| / max(||control||, ||candidate||); infinite where the sides
+            cannot be subtracted.
+        zero: both sides are nothing but zeros.
+        values: both values of a scalar.
+        problem: what no tolerance forgives: NaN, infinity, a leaf that one side does not have, zeros
+            on one side only.
+    """
+
+    item: str
+    path: str
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    elements: int = 0
+    differing: int = 0
+    max_abs: Extreme | None = None
+    max_rel: Extreme | None = None
+    rel_l2: float = 0.0
+    zero: bool = False
+    values: tuple[float, float] | None = None
+    problem: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Equal bit for bit."""
+        return not self.differing and not self.problem
+
+    def within(self, limit: float | None) -> bool:
+        """Whether it passes: at most `limit` relative L2, or the same bits where that is None."""
+        return self.exact if limit is None else not self.problem and self.rel_l2 <= limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """All measurements of one kind, and what they must keep.
+
+    Attributes:
+        name: `logits`, `gradients`, ...
+        title: what was compared, in words.
+        measurements: in the order in which they were computed.
+        limit: the largest relative L2 difference that passes; None asks for the same bits.
+        may_be_zero: zeros alone are evidence, as for settings and counters.
+        doubt: why passing would prove nothing.
+        level: which kind of evidence: `native` is real arrays of the real type.
+    """
+
+    name: str
+    title: str
+    measurements: tuple[Measurement, ...]
+    limit: float | None
+    may_be_zero: bool = False
+    doubt: str = ""
+    level: str = "native"
+
+    def __bool__(self) -> bool:
+        return self.verdict is Verdict.PASS
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if anything differs; INCONCLUSIVE if nothing (but zeros) was compared."""
+        if self.failures:
+            return Verdict.FAIL
+        return Verdict.INCONCLUSIVE if self.reason else Verdict.PASS
+
+    @property
+    def reason(self) -> str:
+        """Why the check is inconclusive, if nothing failed; empty when it is not."""
+        if not any(m.elements for m in self.measurements):
+            return "nothing was compared"
+        if not self.may_be_zero and all(m.zero for m in self.measurements):
+            return "only zeros were compared"
+        return self.doubt
+
+    @property
+    def failures(self) -> tuple[Measurement, ...]:
+        """The measurements that do not pass."""
+        return tuple(m for m in self.measurements if not m.within(self.limit))
+
+    @property
+    def exact(self) -> bool:
+        """Whether all is equal bit for bit."""
+        return all(m.exact for m in self.measurements)
+
+    @property
+    def arrays(self) -> int:
+        """How many arrays were compared."""
+        return len(self.measurements)
+
+    @property
+    def elements(self) -> int:
+        """How many numbers were compared."""
+        return sum(m.elements for m in self.measurements)
+
+    @property
+    def differing(self) -> int:
+        """How many numbers have other bits."""
+        return sum(m.differing for m in self.measurements)
+
+    @property
+    def max_abs(self) -> Extreme | None:
+        """The largest absolute difference of all; None where there is none."""
+        return _largest(m.max_abs for m in self.measurements)
+
+    @property
+    def max_rel(self) -> Extreme | None:
+        """The largest relative difference of all; None where there is none."""
+        return _largest(m.max_rel for m in self.measurements)
+
+    @property
+    def needed(self) -> float:
+        """The smallest limit that would have passed; infinite where none would."""
+        if any(m.problem for m in self.measurements):
+            return math.inf
+        return max((m.rel_l2 for m in self.measurements), default=math.inf)
+
+    @property
+    def worst(self) -> Measurement | None:
+        """What to look at first: of the first item with a failure, the failure that is largest."""
+        failures = self.failures or tuple(m for m in self.measurements if not m.exact)
+        here = [m for m in failures if m.item == failures[0].item]
+        return max(here, key=lambda m: (bool(m.problem), m.rel_l2), default=None)
+
+    @property
+    def items(self) -> dict[str, "Check"]:
+        """The check of each batch or step alone."""
+        found: dict[str, list[Measurement]] = {}
+        for m in self.measurements:
+            found.setdefault(m.item, []).append(m)
+        return {
+            item: dataclasses.replace(self, measurements=tuple(ms)) for item, ms in found.items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the two programs: what was asked for, and what its objects prove that it was."""
+
+    asked: str
+    proved: str
+    state: str
+    modules: Mapping[str, int]
+    config_digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What was run on both sides."""
+
+    config: str
+    config_digest: str
+    model: str
+    parameters: int
+    dtypes: Mapping[str, str]
+    devices: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the weights of both sides come from.
+
+    Attributes:
+        source: the checkpoint's path, or `seed N`.
+        step: training steps behind them.
+        optimizer: `restored` from the checkpoint, or `fresh`.
+        notes: who wrote the checkpoint, and in which layout.
+        nudged: leaves that were constant and got noise, so that no bug hides behind a 0 or a 1.
+    """
+
+    source: str
+    step: int
+    optimizer: str
+    notes: str = ""
+    nudged: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A batch that both sides were given."""
+
+    name: str
+    source: str
+    rows: int
+    length: int
+    segments: int
+    targets: int
+    padding: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What the inputs did and did not reach.
+
+    Attributes:
+        parameters: how many leaves the model has.
+        gradients: how many leaves' gradients were compared.
+        zero_gradients: leaves whose gradient is zero on both sides in every batch.
+        zero_outputs: other arrays that are zero on both sides, as `check: path`.
+        unmoved: leaves that no optimizer step changed.
+        skipped: what was not run, with the reason.
+    """
+
+    parameters: int = 0
+    gradients: int = 0
+    zero_gradients: tuple[str, ...] = ()
+    zero_outputs: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The training loss of both sides, step by step."""
+
+    steps: tuple[int, ...]
+    control: tuple[float, ...]
+    candidate: tuple[float, ...]
+
+
+def _largest(extremes: object) -> Extreme | None:
+    found = [e for e in extremes if isinstance(e, Extreme)]  # type: ignore[attr-defined]
+    return max(found, key=lambda e: e.value, default=None)
+
+
+def by_path(measurements: tuple[Measurement, ...]) -> dict[str, tuple[Measurement, ...]]:
+    """The measurements of each leaf, in natural order."""
+    found: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        found.setdefault(m.path, []).append(m)
+    return {path: tuple(found[path]) for path in trees.sort(found)}

@@ -1,0 +1,112 @@
+"""`maxmig ckpt`: exit codes, one JSON document, and texts that say what to do."""
+
+import json
+
+import pytest
+
+from maxmig.cli import main
+
+
+@pytest.fixture
+def maxmig(capsys):
+    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
+
+    def run(*words):
+        code = main.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_inspect(maxmig, source):
+    code, out, _ = maxmig("ckpt", "inspect", source("gpt3_nnx_scan"), "--depth", 2)
+    assert code == 0
+    assert "layout     linen: 16 leaves below 'params/params'" in out
+    assert "scanned (one stacked tree), layer axis 1" in out
+    assert "30 arrays" in out or "aux" in out
+    assert "  mu/  16 arrays" in out
+
+
+def test_inspect_json(maxmig, source):
+    code, out, _ = maxmig(
+        "ckpt", "inspect", source("llama2_pre3929nnx_noscan") / "9", "--json", "--tree"
+    )
+    told = json.loads(out)
+    assert (code, told["layout"], told["step"], told["scan_layers"]) == (0, "nnx", 9, False)
+    assert told["tree"]["optimizer/step"] == {"shape": [], "dtype": "uint32", "bytes": 4}
+    assert told["arrays"] == len(told["tree"])
+    assert {section["name"] for section in told["sections"]} == {"params", "opt_state", "aux", "step"}
+
+
+def test_inspect_of_an_unknown_layout_still_tells_what_is_there(maxmig, tmp_path):
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    ocp.PyTreeCheckpointer().save(tmp_path / "x", {"weights": {"w": np.ones(3, np.float32)}})
+    code, out, _ = maxmig("ckpt", "inspect", tmp_path / "x", "--tree")
+    assert code == 0 and "unknown: no known layout fits" in out and "w  float32[3]" in out
+    code, _, err = maxmig("ckpt", "convert", tmp_path / "x", tmp_path / "y", "--to", "nnx")
+    assert code == 4 and "nothing is guessed" in err
+
+
+def test_convert_and_diff(maxmig, source, tmp_path):
+    code, out, _ = maxmig("ckpt", "convert", source("gpt3_nnx_scan"), tmp_path / "n", "--to", "nnx",
+                          "--no-scan")  # fmt: skip
+    assert code == 0
+    assert "taken apart into layers" in out and "written" in out
+    assert "shapes do not tell" in out or "layer axis" in out
+    code, out, _ = maxmig("ckpt", "diff", source("gpt3_nnx_scan"), tmp_path / "n")
+    assert code == 0 and "= params/decoder/layers/mlp/wi/kernel" in out
+    assert "~ step  same after the cast" in out
+    code, out, _ = maxmig("ckpt", "diff", source("gpt3_linen_scan"), tmp_path / "n", "--only",
+                          "params", "--json")  # fmt: skip
+    told = json.loads(out)
+    assert code == 1 and told["exit_code"] == 1 and not told["equal"]
+    assert told["counts"]["*"] > 0 and told["lines"][0]["path"].startswith("params/")
+
+
+def test_dry_run_writes_nothing(maxmig, source, tmp_path):
+    code, out, _ = maxmig("ckpt", "convert", source("gpt3_linen_scan"), tmp_path / "n", "--to", "nnx",
+                          "--dry-run", "--json")  # fmt: skip
+    told = json.loads(out)
+    assert code == 0 and told["dry_run"] and told["step_directory"] is None
+    assert {row["what"] for row in told["accounting"]} == {"kept", "copied"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_compared_is_3(maxmig, source, tmp_path):
+    src = source("gpt3_linen_scan")
+    maxmig("ckpt", "convert", src, tmp_path / "p", "--to", "linen", "--params-only")
+    code, _, err = maxmig("ckpt", "diff", tmp_path / "p", tmp_path / "p", "--only", "opt")
+    assert code == 3 and "nothing was compared" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("inspect", "{tmp}/none"), 4, "there is nothing"),
+        (("inspect", "{tmp}"), 4, "it is empty"),
+        (("inspect", "{src}", "--step", "7"), 4, "expected step 7, which is not there"),
+        (("convert", "{src}", "{tmp}/x", "--to", "torch"), 2, "invalid choice: 'torch'"),
+        (("convert", "{src}", "{tmp}/x"), 2, "--to"),
+        (("convert", "{src}", "{tmp}/x", "--to", "nnx", "--from", "nnx"), 4, "expected layout 'nnx'"),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--no-scan", "--scan-axis", "1"),
+            2,
+            "contradict",
+        ),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--no-scan", "--from-scan-axis", "0"),
+            4,
+            "cannot be on axis 0",
+        ),
+        (("diff", "{src}", "{src}", "--bitwise", "--ulp", "1"), 2, "exclude one another"),
+        (("diff", "{src}", "{src}", "--rtol", "x"), 2, "expected a number of 0 or more"),
+        (("diff", "{src}", "{tmp}/none"), 4, "there is nothing"),
+    ],
+)
+def test_errors(words, code, told, maxmig, source, tmp_path):
+    places = {"tmp": tmp_path, "src": source("gpt3_linen_scan")}
+    found, out, err = maxmig("ckpt", *(word.format(**places) for word in words))
+    assert (found, out) == (code, "") and told in err

@@ -1,0 +1,196 @@
+"""Comparison: equal across layouts, and every kind of damage found and named."""
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from maxmig.checkpoint import Store
+from maxmig.converters import checkpoint, diff, layouts
+from maxmig.converters.diff import Tolerance
+
+RNG = np.random.default_rng(0)
+
+
+def state() -> dict[str, np.ndarray]:
+    """Two scanned layers with a moment each, float32."""
+    flat = {
+        f"{section}/decoder/layers/{name}": RNG.normal(size=(4, 2, 3)).astype(np.float32)
+        for section in ("params", "opt_state/mu")
+        for name in ("wi", "wo")
+    }
+    return flat | {"opt_state/count": np.int32(3), "step": np.int32(3)}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Saves a state twice, the second in a changed form: pair(change, layout_b) -> (A, B)."""
+
+    def save(change=None, layout="linen"):
+        flat = state()
+        for name, kind in (("a", "linen"), ("b", layout)):
+            with Store(tmp_path / name, layout=kind, asynchronous=False) as store:
+                store.save(2, flat)
+            flat = {path: np.array(array) for path, array in flat.items()}
+            if name == "a" and change:
+                flat = change(flat) or flat
+        return checkpoint.read(tmp_path / "a"), checkpoint.read(tmp_path / "b")
+
+    return save
+
+
+def lines(report, sign):
+    return {line.path: line for line in report.lines if line.sign == sign}
+
+
+def test_layouts_do_not_matter(pair):
+    report = diff.diff(*pair(layout="nnx"))
+    assert report and report.exit_code == 0
+    assert report.counts == {"=": 5, "~": 1}
+    assert "uint32 in B" in lines(report, "~")["step"].detail
+
+
+def test_scan_layouts_do_not_matter(source, converted):
+    a = checkpoint.read(source("gpt3_nnx_noscan"))
+    b = checkpoint.read(converted(source("gpt3_nnx_noscan"), "nnx", scan=True, scan_axis=0))
+    for report in (diff.diff(a, b), diff.diff(b, a)):
+        assert report and report.compared == len(b.leaves)
+
+
+def test_one_flipped_bit_is_found_and_named(pair):
+    def flip(flat):
+        flat["opt_state/mu/decoder/layers/wo"].view(np.uint32)[3, 1, 0] ^= 1
+
+    report = diff.diff(*pair(flip, "nnx"))
+    assert not report and report.exit_code == 1
+    line = lines(report, "*").pop("opt_state/mu/decoder/layers/wo")
+    assert (line.differing, line.elements, line.max_ulp, line.first) == (1, 24, 1, (3, 1, 0))
+    assert "1 of 24 elements" in report.summary() and "first at [3,1,0]" in report.summary()
+    assert diff.diff(*pair(flip), only="params")
+
+
+def test_swapped_layers_are_found(pair):
+    def swap(flat):
+        flat["params/decoder/layers/wi"] = flat["params/decoder/layers/wi"][:, ::-1]
+
+    report = diff.diff(*pair(swap))
+    assert set(lines(report, "*")) == {"params/decoder/layers/wi"}
+    assert report.counts["*"] == 1
+
+
+def test_swapped_weights_are_found(pair):
+    def swap(flat):
+        wi, wo = "params/decoder/layers/wi", "params/decoder/layers/wo"
+        flat[wi], flat[wo] = flat[wo], flat[wi]
+
+    assert diff.diff(*pair(swap)).counts["*"] == 2
+
+
+def test_a_dropped_leaf_is_found(pair):
+    def drop(flat):
+        for path in [path for path in flat if path.endswith("wo")]:
+            del flat[path]
+
+    report = diff.diff(*pair(drop))
+    assert set(lines(report, "-")) == {"params/decoder/layers/wo", "opt_state/mu/decoder/layers/wo"}
+    assert report.exit_code == 1
+
+
+def test_a_renamed_leaf_is_found_by_its_bits(pair):
+    def rename(flat):
+        return {path.replace("/wo", "/out"): array for path, array in flat.items()}
+
+    report = diff.diff(*pair(rename))
+    assert lines(report, ">")["params/decoder/layers/wo"].detail.startswith(
+        "is params/decoder/layers/out in B"
+    )
+    assert report.counts[">"] == 2 and report.exit_code == 1
+
+
+def test_another_type_or_shape_differs(pair):
+    def narrow(flat):
+        flat["params/decoder/layers/wi"] = flat["params/decoder/layers/wi"].astype(np.float16)
+
+    line = lines(diff.diff(*pair(narrow)), "*")["params/decoder/layers/wi"]
+    assert line.detail == "float32[4, 2, 3] in A, float16[4, 2, 3] in B"
+
+
+def test_nothing_compared_is_inconclusive(pair, source):
+    a, _ = pair()
+    b = checkpoint.read(source("gpt3_linen_scan"))
+    report = diff.diff(a, b, only="params")
+    assert report.exit_code == 3 and not report
+
+
+def test_an_unreadable_leaf_is_named_and_the_rest_compared(pair):
+    a, b = pair()
+    data = b.place.items / "ocdbt.process_0" / "d"
+    target = np.asarray(b.load({"params/decoder/layers/wi": None})["params/decoder/layers/wi"])
+    for file in data.iterdir():
+        raw = bytearray(file.read_bytes())
+        middle = len(raw) // 2
+        raw[middle] ^= 0xFF
+        file.write_bytes(bytes(raw))
+    assert target.size
+    report = diff.diff(a, b)
+    assert report.exit_code == 4 and report.counts["!"] >= 1
+
+
+def test_random_keys_are_compared_with_their_kind(source, converted):
+    a = checkpoint.read(source("gpt3_nnx_scan"))
+    b = checkpoint.read(converted(source("gpt3_nnx_scan"), "nnx"))
+    report = diff.diff(a, b)
+    keys = [line for line in report.lines if line.path.endswith("/key")]
+    assert len(keys) == 15 and all(line.sign == "=" for line in keys)
+
+
+def test_tolerances():
+    one = np.ones(4, np.float32)
+    near = np.nextafter(one, 2).astype(np.float32)
+    assert diff.compare("x", one, near, Tolerance()).sign == "*"
+    assert diff.compare("x", one, near, Tolerance(ulp=1)).sign == "~"
+    assert diff.compare("x", one, near, Tolerance(rtol=1e-6)).sign == "~"
+    assert diff.compare("x", one, one + 1, Tolerance(rtol=1e-6)).sign == "*"
+    assert diff.compare("x", one, one + 1, Tolerance(atol=1.0)).sign == "~"
+    line = diff.compare("x", one, near, Tolerance(atol=1.0))
+    assert "within rtol 0, atol 1" in line.detail
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ulp"),
+    [
+        (np.float32([0.0]), np.float32([-0.0]), 0),
+        (np.float32([1e-45]), np.float32([-1e-45]), 2),
+        (np.array([1], ml_dtypes.bfloat16), np.array([1.0078125], ml_dtypes.bfloat16), 1),
+        (np.float64([1.0]), np.nextafter([1.0], 2), 1),
+        (np.float32([np.nan]), np.float32([1.0]), np.iinfo(np.int64).max),
+    ],
+)
+def test_distance_in_units_of_the_last_place(a, b, ulp):
+    line = diff.compare("x", a, b, Tolerance())
+    assert (line.sign, line.max_ulp, line.first) == ("*", ulp, (0,))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.array(True), np.array(False)),
+        (np.uint32(4), np.uint32(5)),
+        (np.complex64([1 + 2j]), np.complex64([1 + 3j])),
+        (np.array([1, 2], np.int8), np.array([1, 3], np.int8)),
+    ],
+)
+def test_types_without_units_of_the_last_place(a, b):
+    line = diff.compare("x", a, b, Tolerance(ulp=4))
+    assert (line.sign, line.max_ulp, line.differing) == ("*", None, 1)
+
+
+def test_equal_nan_is_equal():
+    nan = jnp.array([np.nan, 1.0])
+    assert diff.compare("x", np.asarray(nan), np.asarray(nan), Tolerance()).sign == "="
+
+
+def test_every_layout_can_be_compared_with_itself(pair):
+    for name in layouts.LAYOUTS:
+        a, b = pair(layout=name)
+        assert diff.diff(b, b).counts == {"=": 6}, (a, name)
