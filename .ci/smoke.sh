@@ -26,7 +26,6 @@ per_device_batch_size: 2
 max_target_length: 32
 steps: 3
 checkpoint_period: 2
-eval_steps: 1
 max_prefill_predict_length: 8
 YAML
 nnx=(enable_nnx=true pure_nnx=true pure_nnx_decoder=true)
@@ -70,10 +69,10 @@ run 2 train tiny.yml stepz=3
 run 0 train tiny.yml
 run 0 train tiny.yml "${nnx[@]}" steps=5 # flags flipped: the same directory, no rewrite
 checkpoint=maxmig_output/linen/checkpoints
-run 0 eval tiny.yml --checkpoint "$checkpoint"
-run 0 eval tiny.yml --checkpoint "$checkpoint" "${nnx[@]}"
-run 0 generate tiny.yml --checkpoint "$checkpoint" prompt="The "
-run 0 generate tiny.yml --checkpoint "$checkpoint" prompt="The " "${nnx[@]}"
+json eval tiny.yml --steps 2
+run 0 eval tiny.yml --checkpoint "$checkpoint" --steps 2 "${nnx[@]}"
+run 0 generate tiny.yml --prompt "The " --tokens 4
+run 0 generate tiny.yml --checkpoint "$checkpoint" --prompt "The " --tokens 4 "${nnx[@]}"
 
 "$python" - <<'PY'
 import numpy as np

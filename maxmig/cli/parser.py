@@ -29,9 +29,9 @@ class Entry:
 VERBS = (
     Entry("demo", "the whole story in a few minutes: train, convert, check parity, flip, go on"),
     Entry("train", "train a model, or resume, under the rung that the flags name"),
-    Entry("eval", "loss of a checkpoint on the evaluation data"),
-    Entry("generate", "continue a prompt with a trained model"),
-    Entry("logits", "logits, loss and gradients for given tokens, as .npz files"),
+    Entry("eval", "the loss of a checkpoint on held-out data"),
+    Entry("generate", "continue text with a trained model"),
+    Entry("logits", "logits, loss and gradients of a batch, as arrays for any other framework"),
     Entry("flags", "which framework runs, and where each setting comes from", group=True),
     Entry("ckpt", "inspect, convert and compare checkpoints", group=True),
     Entry("parity", "check that two backends agree, and report it", group=True),

@@ -27,14 +27,14 @@ def pair(tmp_path):
     """Saves a state twice, the second in a changed form: pair(change, layout_b) -> (A, B)."""
 
     def save(change=None, layout="linen"):
-        flat = state()
+        flat, root = state(), tmp_path / str(len(list(tmp_path.iterdir())))
         for name, kind in (("a", "linen"), ("b", layout)):
-            with Store(tmp_path / name, layout=kind, asynchronous=False) as store:
+            with Store(root / name, layout=kind, asynchronous=False) as store:
                 store.save(2, flat)
             flat = {path: np.array(array) for path, array in flat.items()}
             if name == "a" and change:
                 flat = change(flat) or flat
-        return checkpoint.read(tmp_path / "a"), checkpoint.read(tmp_path / "b")
+        return checkpoint.read(root / "a"), checkpoint.read(root / "b")
 
     return save
 
