@@ -246,17 +246,17 @@ def _stacked(
             target = path[: len(path) - len(owner)] + whole
             groups[target][index] = path
             stack_of[target] = _stack_of(whole)
-            depth[stack_of[target]] = max(depth[stack_of[target]], index + 1)
+            if not path.startswith("aux/"):  # random state may be shared by all layers
+                depth[stack_of[target]] = max(depth[stack_of[target]], index + 1)
     moves = []
     for target, layers in groups.items():
         count = depth[stack_of[target]]
         missing = [index for index in range(count) if index not in layers]
+        if target.startswith("aux/") and (missing or not count):
+            notes.append(f"{target}: shared between layers: left as it is")
+            continue
         kinds = {leaves[path] for path in layers.values()}
-        if missing and target.startswith("aux/"):
-            notes.append(
-                f"{target}: not in layers {missing} (shared between layers): left unstacked"
-            )
-        elif missing:
+        if missing:
             problems.append(f"{target}: layers {missing} of {count} have no such leaf")
         elif len(kinds) > 1:
             problems.append(f"{target}: the layers differ: {', '.join(sorted(map(str, kinds)))}")

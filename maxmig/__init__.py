@@ -1,3 +1,3 @@
-"""maxmig: move JAX language models from Flax Linen to Flax NNX without losing a weight or a digit."""
+"""maxmig: moves JAX language models from Flax Linen to Flax NNX without losing a digit."""
 
 __version__ = "0.1.0"

@@ -35,7 +35,7 @@ class Backend(Protocol):
 
     module: Any
     cfg: decoder.Model
-    spec: Mapping[str, Param]
+    spec: dict[str, Param]
 
     def create(self, params: Mapping[str, Array], tx: optax.GradientTransformation) -> Any:
         """The framework's own training state at step 0, with these parameters."""
@@ -74,7 +74,9 @@ class Proof:
     modules: Mapping[str, int]
 
     def __str__(self) -> str:
-        return f"{self.stage.value}: {', '.join(sorted(self.modules))}; state {self.state or 'none'}"
+        return (
+            f"{self.stage.value}: {', '.join(sorted(self.modules))}; state {self.state or 'none'}"
+        )
 
 
 def select(cfg: Config, model: decoder.Model) -> Backend:
@@ -99,8 +101,8 @@ def at(stage: Stage, model: decoder.Model) -> Backend:
     if stage is Stage.HYBRID:
         builders = bridge.nnx_over_linen()
         return nnx_wing.Wing(model, lambda rngs: Model(model, rngs=rngs, builders=builders))
-    builders = bridge.nnx_over_linen() if stage is Stage.BRIDGED_DECODER else None
-    return linen_wing.Wing(model, bridge.linen_over_nnx(model, builders))
+    inside = bridge.nnx_over_linen() if stage is Stage.BRIDGED_DECODER else None
+    return linen_wing.Wing(model, bridge.linen_over_nnx(model, inside))
 
 
 def prove(backend: Backend, state: Any = None) -> Proof:
@@ -126,7 +128,7 @@ def prove(backend: Backend, state: Any = None) -> Proof:
 
 
 # (framework of the state, of the model, of the decoder inside it) of each rung.
-_RUNGS = {
+_RUNGS: dict[tuple[str, ...], Stage] = {
     ("linen", "linen", "linen"): Stage.LINEN,
     ("linen", "nnx", "linen"): Stage.BRIDGED_DECODER,
     ("linen", "nnx", "nnx"): Stage.BRIDGED,

@@ -12,7 +12,7 @@ PathOf = Callable[[tuple[Any, ...]], str]
 
 
 def parts(keys: tuple[Any, ...]) -> list[str | int]:
-    """A JAX key path as names and integers; the `.value` of a wrapped leaf is no part of its place."""
+    """A JAX key path as names and integers, without the `.value` of a wrapped leaf."""
     if keys and isinstance(keys[-1], tree_util.GetAttrKey) and keys[-1].name == "value":
         keys = keys[:-1]
     return [_part(key) for key in keys]
@@ -46,7 +46,9 @@ class View:
         Raises:
             ValueError: two leaves have the same canonical path.
         """
-        leaves, self._treedef = tree_util.tree_flatten_with_path(native)
+        treedef: Any
+        leaves, treedef = tree_util.tree_flatten_with_path(native)
+        self._treedef = treedef
         places = [path_of(keys) for keys, _ in leaves]
         order = sorted(range(len(places)), key=lambda i: trees.natural_key(places[i]))
         self.paths = tuple(places[i] for i in order)

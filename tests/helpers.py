@@ -182,27 +182,17 @@ _FORWARD = {
 
 
 class Pure:
-    """A module of no framework: the core's functions over plain arrays, layers not scanned."""
+    """A module of no framework: the core's functions over plain arrays."""
 
     def __init__(self, cfg: part.Part, params: Mapping[str, Any]):
         self.cfg: Any = cfg
         for name in cfg.params():
             setattr(self, name, jnp.asarray(params[name]))
         for name, child in cfg.parts().items():
-            if isinstance(child, part.Repeat):
-                layers = [
-                    Pure(child.layer, trees.subtree(params, f"{name}_{i}"))
-                    for i in range(child.length)
-                ]
-                setattr(self, name, layers)
-            else:
-                setattr(self, name, Pure(child, trees.subtree(params, name)))
+            setattr(self, name, Pure(child, trees.subtree(params, name)))
 
     def __call__(self, *args: Any) -> Any:
         return _FORWARD[type(self.cfg)](self, self.cfg, *args)
-
-    def attend(self, x: Any) -> Any:
-        return embed.attend(self, self.cfg, x)
 
 
 def owner(**arrays: Any) -> SimpleNamespace:

@@ -22,5 +22,3 @@ def _decoder(cfg: decoder.Decoder, rngs: nnx.Rngs) -> nnx.Module:
     embedded = jnp.zeros((1, 1, cfg.norm.size), cfg.norm.numerics.dtype)
     # The key goes to this call alone. Given to the wrapper, it would stay in the model's state.
     return bridge.lazy_init(wrapped, embedded, Context.of(tokens), None, rngs=rngs.params())
-
-

@@ -112,7 +112,9 @@ def _load(path: Path) -> "dict[str, np.ndarray]":
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except FileNotFoundError:
-        raise errors.DataError(f"{path}: expected an .npz file, but there is no such file") from None
+        raise errors.DataError(
+            f"{path}: expected an .npz file, but there is no such file"
+        ) from None
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise errors.DataError(f"{path}: expected an .npz file of arrays, but {error}") from error
 

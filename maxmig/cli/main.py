@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -19,7 +20,19 @@ from maxmig.cli.exit_codes import ExitCode
 
 def run() -> None:
     """The entry point of the `maxmig` command."""
-    sys.exit(main())
+    code = main()
+    if code == ExitCode.INTERRUPTED and _working():
+        # Python would wait for a save in the background, however long it takes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _working() -> bool:
+    """Whether a thread is at work that Python would wait for at its end."""
+    main_thread = threading.main_thread()
+    return any(t is not main_thread and not t.daemon for t in threading.enumerate())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

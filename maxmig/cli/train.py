@@ -3,10 +3,14 @@
 import argparse
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
+from maxmig import errors
 from maxmig.cli import common, console
 from maxmig.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from maxmig.train.loop import Result
 
 
 class _Watch:
@@ -28,29 +32,48 @@ class _Watch:
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints the last numbers."""
     cfg = common.load_config(args)
-    from maxmig.train import folder, loop
+    from maxmig.train import distributed, folder, loop
 
-    if not cfg.run.run_name:
-        cfg = cfg.replace(run_name=folder.of(cfg).root.name)
-    command = resume_command(args, cfg.run.run_name)
-    with console.LiveLine() as live:
-        result = loop.run(cfg, _Watch(live), resume_command=command)
-    document: dict[str, Any] = {
-        "run": str(result.folder.root),
-        "stage": result.runtime.proof.stage.value,
-        "first_step": result.first,
-        "steps": result.step,
-        "metrics": dict(result.values),
-        "checkpoints": str(result.folder.checkpoints),
-    }
-    if args.json:
-        console.emit_json(document)
-        return 0
-    if result.values:
-        loss = f"loss {result.values['loss']:.4f}"
-        console.out(f"trained steps {result.first} to {result.step}: {loss}")
-    console.out(f"run in {result.folder.root}")
+    together = distributed.start()
+    try:
+        if not cfg.run.run_name:
+            if together:
+                raise errors.ConfigError(
+                    "run_name: expected a name, for several processes must write to one folder; "
+                    "give run_name=NAME to each"
+                )
+            cfg = cfg.replace(run_name=folder.of(cfg).root.name)
+        command = resume_command(args, cfg.run.run_name)
+        with console.LiveLine() as live:
+            result = loop.run(cfg, _Watch(live), resume_command=command)
+        if distributed.first():
+            _tell(args, result)
+    finally:
+        if together:
+            distributed.stop()
     return 0
+
+
+def _tell(args: argparse.Namespace, result: "Result") -> None:
+    root = result.folder.root
+    if args.json:
+        console.emit_json(
+            {
+                "run": str(root),
+                "stage": result.runtime.proof.stage.value,
+                "first_step": result.first,
+                "steps": result.step,
+                "metrics": dict(result.values),
+                "checkpoints": str(result.folder.checkpoints),
+            }
+        )
+        return
+    if result.first == result.step:
+        console.out(f"nothing to do: {root} has had its {result.step} steps")
+        return
+    loss = f"loss {result.values['loss']:.4f}"
+    console.out(f"trained steps {result.first} to {result.step}: {loss}")
+    console.out(f"run in {root}")
 
 
 def resume_command(args: argparse.Namespace, run_name: str) -> str:
@@ -77,4 +100,3 @@ VERB = Verb(
     add_arguments=add_arguments,
     run=run,
 )
-

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from maxmig.core import dense, norms, part, rope
+from maxmig.core import dense, initializers, norms, part, rope
 from maxmig.core.context import Context
 from maxmig.core.kv_cache import LayerCache
 from maxmig.core.numerics import Numerics
@@ -50,7 +50,7 @@ class Attention(part.Part):
     window: int = 0
     soft_cap: float | None = None
     scale: float = 1.0
-    distribution: str = "truncated_normal"
+    distribution: initializers.Distribution = "truncated_normal"
 
     def parts(self) -> dict[str, part.Part]:
         def project(outputs: tuple[int, ...], axes: part.Axes) -> dense.Dense:
@@ -105,7 +105,9 @@ def forward(
     k = checkpoint_name(constrain(k, *axes), "key_proj")
     v = checkpoint_name(constrain(v, *axes), "value_proj")
     if cache is not None:
-        cache = cache.write(k, v, context.start)
+        cache = cache.write(
+            k, v, jnp.zeros((), jnp.int32) if context.start is None else context.start
+        )
         k, v = cache.key.astype(k.dtype), cache.value.astype(v.dtype)
     attended = checkpoint_name(attend(cfg, q, k, v, mask(cfg, context, k.shape[1])), "context")
     return checkpoint_name(parts.out(attended), "out_proj"), cache, {}
@@ -142,11 +144,11 @@ def mask(cfg: Attention, context: Context, keys: int) -> Array:
 def attend(cfg: Attention, q: Array, k: Array, v: Array, seen: Array) -> Array:
     """Softmax attention: q [B, L, N, H], k and v [B, T, K, H], seen [B, L, T] -> [B, L, N, H]."""
     policy = cfg.numerics
-    b, l, n, h = q.shape
+    batch, length, n, h = q.shape
     group = n // cfg.kv_heads
     if policy.float32_qk_product:
         q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-    grouped = jnp.reshape(q, (b, l, cfg.kv_heads, group, h))
+    grouped = jnp.reshape(q, (batch, length, cfg.kv_heads, group, h))
     logits = jnp.einsum("blkgh,btkh->bkglt", grouped, k, precision=policy.precision)
     if cfg.soft_cap is not None:
         cap = jnp.asarray(cfg.soft_cap, logits.dtype)
@@ -159,4 +161,4 @@ def attend(cfg: Attention, q: Array, k: Array, v: Array, seen: Array) -> Array:
     total = jnp.sum(weights, axis=-1)
     out = jnp.einsum("bkglt,btkh->blkgh", weights.astype(v.dtype), v, precision=policy.precision)
     total = jnp.moveaxis(total, -1, 1)[..., None].astype(out.dtype)
-    return jnp.reshape(out / total, (b, l, n, h)).astype(policy.dtype)
+    return jnp.reshape(out / total, (batch, length, n, h)).astype(policy.dtype)

@@ -31,14 +31,17 @@ def record(owner: object) -> None:
         owners[framework(type(owner)), type(owner).__name__] += 1
 
 
-# Flax's TrainState lives beside Linen, not inside it.
-_PACKAGES = {"flax.linen": "linen", "flax.training": "linen", "flax.nnx": "nnx"}
-
-
 def framework(cls: type) -> str:
-    """The framework whose module class `cls` descends from: `linen`, `nnx` or `none`."""
-    for base in cls.__mro__:
-        for package, name in _PACKAGES.items():
-            if base.__module__.startswith(package):
-                return name
+    """The framework whose module class `cls` descends from: `linen`, `nnx` or `none`.
+
+    Linen comes first: flax.nnx.bridge.ToLinen is a Linen module that stands in an NNX package.
+    """
+    bases = {base.__module__ for base in cls.__mro__}
+    for name, packages in _PACKAGES.items():
+        if any(base.startswith(packages) for base in bases):
+            return name
     return "none"
+
+
+# Flax's TrainState lives beside Linen, not inside it.
+_PACKAGES = {"linen": ("flax.linen", "flax.training"), "nnx": ("flax.nnx",)}

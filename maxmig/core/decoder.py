@@ -89,9 +89,12 @@ class Decoder(part.Part):
     remat: str = "full"
 
     def parts(self) -> dict[str, part.Part]:
-        optional = {"position_embedder": self.positions, "logits_dense": self.logits}
-        present = {name: p for name, p in optional.items() if p is not None}
-        return dict(self.stacks) | {"decoder_norm": self.norm} | present
+        parts: dict[str, part.Part] = {**dict(self.stacks), "decoder_norm": self.norm}
+        if self.positions:
+            parts["position_embedder"] = self.positions
+        if self.logits:
+            parts["logits_dense"] = self.logits
+        return parts
 
 
 def decoder_forward(
@@ -107,7 +110,6 @@ def decoder_forward(
         x = x + parts.position_embedder(context.positions)
     x = dropout.forward(x, cfg.dropout, context, "embeddings")
     x = constrain(x, "activation_batch", "activation_length", "activation_embed")
-    start = None
     if cache is not None:
         filled, start = cache.extend(context.segment_ids)
         context = dataclasses.replace(context, start=start, cache_segment_ids=filled)
@@ -118,9 +120,8 @@ def decoder_forward(
         x, written[name], more = parts.stack(name, x, context.at(name), caches)
         aux |= {f"{name}/{key}": value for key, value in more.items()}
     x = parts.decoder_norm(x)
-    if cache is not None and start is not None:
-        length = start + context.segment_ids.shape[1]
-        cache = Cache(written, context.cache_segment_ids, length)
+    if cache is not None:
+        cache = Cache(written, filled, start + context.segment_ids.shape[1])
     return (parts.logits_dense(x) if cfg.logits else x), cache, aux
 
 

@@ -32,7 +32,7 @@ class Dense(part.Part):
     numerics: Numerics
     bias: bool = False
     scale: float = 1.0
-    distribution: str = "truncated_normal"
+    distribution: initializers.Distribution = "truncated_normal"
     divide_init_by: float = 1.0
 
     def params(self) -> dict[str, Param]:

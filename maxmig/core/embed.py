@@ -54,7 +54,7 @@ def attend(owner: Any, cfg: Embed, x: Array) -> Array:
     that flows back through it; a checkpoint trained there gives its own logits only that way.
     """
     out = jnp.float32 if cfg.float32_logits else cfg.numerics.dtype
-    wide = jnp.promote_types(x.dtype, jnp.bfloat16)
+    wide = jnp.bfloat16 if x.dtype == jnp.bfloat16 else jnp.float32
     table = part.read(owner, "embedding", jnp.bfloat16).astype(wide)
     logits = jnp.einsum(
         "bld,vd->blv",

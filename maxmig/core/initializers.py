@@ -1,11 +1,13 @@
 """Initial values of weights, the distributions of MaxText."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from maxmig.core.part import Array, Initializer
+
+Distribution = Literal["truncated_normal", "normal"]
 
 
 def fan_in(
@@ -13,7 +15,7 @@ def fan_in(
     in_axes: tuple[int, ...],
     out_axes: tuple[int, ...],
     *,
-    distribution: str = "truncated_normal",
+    distribution: Distribution = "truncated_normal",
     divide_by: float = 1.0,
 ) -> Initializer:
     """Variance scaling by fan-in (He et al. 2015, generalised as in jax.nn.initializers).

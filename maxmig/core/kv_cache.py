@@ -33,7 +33,7 @@ class Cache:
 
     Attributes:
         stacks: by stack name, the layers' caches: one tree with a leading layer axis when the stack
-            is scanned, else a tuple with one tree a layer. A layer's tree is {part name: LayerCache}.
+            is scanned, else a tuple with one tree a layer; that tree is {part name: LayerCache}.
         segment_ids: int32 [B, T]; 0 where nothing, or padding, is stored.
         length: int32 scalar, number of rows written.
     """

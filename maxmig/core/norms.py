@@ -54,7 +54,7 @@ Norm = RMSNorm | LayerNorm
 
 def forward(owner: Any, cfg: Norm, x: Array) -> Array:
     """x [..., size] -> the same shape, in `numerics.dtype`."""
-    return (_rms if isinstance(cfg, RMSNorm) else _layer)(owner, cfg, x)
+    return _rms(owner, cfg, x) if isinstance(cfg, RMSNorm) else _layer(owner, cfg, x)
 
 
 def _rms(owner: Any, cfg: RMSNorm, x: Array) -> Array:

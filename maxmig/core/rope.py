@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), halves rotated: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s)."""
+"""Rotary position embedding (Su et al. 2021): (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
 
 import dataclasses
 

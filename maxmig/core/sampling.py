@@ -48,7 +48,9 @@ def _top_k(logits: Array, k: int) -> Array:
 
 def _nucleus(logits: Array, p: float) -> Array:
     ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-    before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(
+        ordered, axis=-1
+    )
     # A token is in while the likelier ones hold less than p: the likeliest always is.
     kept = jnp.sum(before < p, axis=-1, keepdims=True)
     least = jnp.take_along_axis(ordered, kept - 1, axis=-1)

@@ -22,8 +22,8 @@ Params = Mapping[str, Array]
 class Generator:
     """Generates with one backend.
 
-    Prompts of unequal length are padded on the left (segment 0), so that the next token of every row
-    goes to the same place of the cache; positions count from each prompt's own start.
+    Prompts of unequal length are padded on the left (segment 0), so that the next token of every
+    row goes to the same place of the cache; positions count from each prompt's own start.
     """
 
     def __init__(self, cfg: Config, backend: Backend):
@@ -51,8 +51,8 @@ class Generator:
             int32 [B, new_tokens].
 
         Raises:
-            ConfigError: a prompt is empty, has a token outside the vocabulary, or is too long for the
-                model's positions.
+            ConfigError: a prompt is empty, has a token outside the vocabulary, or is too long for
+                the model's positions.
         """
         self._check(prompts, new_tokens)
         longest = max(len(p) for p in prompts)
@@ -79,12 +79,8 @@ class Generator:
             def body(carry: Any, index: Array) -> tuple[Any, Array]:
                 token, position, cache = carry
                 ones = jnp.ones_like(token)[:, None]
-                logits, cache = self._step(
-                    params, token[:, None], ones, position[:, None], cache
-                )
-                following = sampling.sample(
-                    self._sampling, logits, jax.random.fold_in(key, index)
-                )
+                logits, cache = self._step(params, token[:, None], ones, position[:, None], cache)
+                following = sampling.sample(self._sampling, logits, jax.random.fold_in(key, index))
                 return (following, position + 1, cache), following
 
             carry = (first, positions[:, -1] + 1, cache)
@@ -105,7 +101,7 @@ class Generator:
         for row, prompt in enumerate(prompts):
             if not len(prompt):
                 raise errors.ConfigError(
-                    f"prompt {row} has no tokens; expected at least one (set prompt=, or add_bos=true)"
+                    f"prompt {row} has no tokens; expected one or more (set prompt=, or add_bos=true)"
                 )
             outside = [t for t in prompt if not 0 <= t < model.vocab]
             if outside:

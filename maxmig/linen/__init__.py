@@ -1,4 +1,4 @@
-"""The Linen wing: who owns which array, and how layers are lifted; the arithmetic is in maxmig.core."""
+"""The Linen wing: who owns which array, and how layers are lifted; core does the arithmetic."""
 
 from maxmig.linen.decoder import Decoder, Layer, Model
 from maxmig.linen.layers import Attention, Dense, Embed, Mlp, Norm

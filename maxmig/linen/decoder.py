@@ -30,7 +30,7 @@ class Layer(nn.Module):
 class _ScannedLayer(Layer):
     """The same layer in the form that nn.scan wants: (carry, scanned) -> (carry, stacked)."""
 
-    def __call__(self, x: Array, index: Array | int, context: Context, caches: Any = None) -> Any:  # type: ignore[override]
+    def __call__(self, x: Array, index: Array | int, context: Context, caches: Any = None) -> Any:
         x, caches, aux = decoder.layer_forward(self, self.cfg, x, context.layer(index), caches)
         return x, (caches, aux)
 

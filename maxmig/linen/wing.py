@@ -52,9 +52,9 @@ class Wing:
         context: Context,
         cache: Cache | None = None,
     ) -> decoder.Output:
-        return self.module.apply(
-            {"params": self._params.native(params)}, tokens, context, cache
-        )
+        native = {"params": self._params.native(params)}
+        out: Any = self.module.apply(native, tokens, context, cache)
+        return out
 
     def update(self, native: state.State, grads: Mapping[str, Array], **kwargs: Any) -> state.State:
         return native.apply_gradients(grads=self._params.native(grads), **kwargs)

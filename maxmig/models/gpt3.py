@@ -1,4 +1,4 @@
-"""GPT-3 (Brown et al. 2020) as in MaxText: LayerNorm by 1 + scale, learned positions, GELU, biases."""
+"""GPT-3 (Brown et al. 2020) as in MaxText: norms by 1 + scale, learned positions, GELU, biases."""
 
 from maxmig.config import Config
 from maxmig.core import attention, decoder, embed, norms

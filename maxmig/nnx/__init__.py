@@ -1,4 +1,4 @@
-"""The NNX wing: who owns which array, and how layers are lifted; the arithmetic is in maxmig.core."""
+"""The NNX wing: who owns which array, and how layers are lifted; core does the arithmetic."""
 
 from maxmig.nnx.decoder import Decoder, Layer, Model
 from maxmig.nnx.layers import Attention, Dense, Embed, Mlp, Norm

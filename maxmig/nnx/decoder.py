@@ -1,4 +1,4 @@
-"""The decoder and the model; here layers are lifted: jax.lax.scan and jax.checkpoint over a split."""
+"""The decoder and the model; here layers are lifted: jax.lax.scan over jax.checkpoint."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,10 @@ Array = jax.Array
 class Layer(nnx.Module):
     """A decoder layer: `core.decoder.layer_forward`."""
 
+    cfg: decoder.Layer
+
     def __init__(self, cfg: decoder.Layer, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         layers.own(self, cfg, rngs)
 
     def __call__(self, x: Array, index: Array | int, context: Context, caches: Any = None) -> Any:
@@ -30,7 +33,10 @@ class Layer(nnx.Module):
 class Decoder(nnx.Module):
     """Everything between embedding and logits: `core.decoder.decoder_forward`."""
 
+    cfg: decoder.Decoder
+
     def __init__(self, cfg: decoder.Decoder, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         layers.own(self, cfg, rngs)
         for name, repeat in cfg.stacks:
             lift = _scanned if repeat.scan else _listed
@@ -58,6 +64,8 @@ class Decoder(nnx.Module):
 class Model(nnx.Module):
     """A decoder-only language model: `core.decoder.forward`."""
 
+    cfg: decoder.Model
+
     def __init__(
         self,
         cfg: decoder.Model,
@@ -65,6 +73,7 @@ class Model(nnx.Module):
         rngs: nnx.Rngs,
         builders: Mapping[str, Callable[..., nnx.Module]] | None = None,
     ):
+        self.cfg = cfg
         layers.own(self, cfg, rngs, builders)
 
     def __call__(self, tokens: Array, context: Context, cache: Cache | None = None) -> Any:
@@ -88,12 +97,10 @@ def _listed(repeat: part.Repeat, name: str, rngs: nnx.Rngs) -> nnx.List:
 
 
 def _scanned(repeat: part.Repeat, name: str, rngs: nnx.Rngs) -> nnx.Module:
-    """One layer module whose every parameter holds the whole stack, the layer axis at repeat.axis."""
+    """One layer module whose parameters hold the whole stack, the layer axis at repeat.axis."""
 
     @nnx.split_rngs(splits=repeat.length)
-    @nnx.vmap(
-        in_axes=0, out_axes=repeat.axis, transform_metadata={nnx.PARTITION_NAME: name}
-    )
+    @nnx.vmap(in_axes=0, out_axes=repeat.axis, transform_metadata={nnx.PARTITION_NAME: name})
     def create(rngs: nnx.Rngs) -> nnx.Module:
         return layers.build(repeat.layer, rngs)
 

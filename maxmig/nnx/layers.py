@@ -40,7 +40,6 @@ def own(
 
     `builders` replaces `build` for the parts that it names.
     """
-    module.cfg = cfg
     for name, param in cfg.params().items():
         setattr(module, name, nnx.Param(param.init(rngs.params(), param.shape, param.dtype)))
     for name, child in cfg.parts().items():
@@ -52,7 +51,10 @@ def own(
 class Dense(nnx.Module):
     """A linear map: `core.dense`."""
 
+    cfg: dense.Dense
+
     def __init__(self, cfg: dense.Dense, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         own(self, cfg, rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -63,7 +65,10 @@ class Dense(nnx.Module):
 class Norm(nnx.Module):
     """A normalisation: `core.norms`."""
 
+    cfg: norms.Norm
+
     def __init__(self, cfg: norms.Norm, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         own(self, cfg, rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -74,7 +79,10 @@ class Norm(nnx.Module):
 class Embed(nnx.Module):
     """A table of vectors: `core.embed`."""
 
+    cfg: embed.Embed
+
     def __init__(self, cfg: embed.Embed, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         own(self, cfg, rngs)
 
     def __call__(self, ids: Array) -> Array:
@@ -89,7 +97,10 @@ class Embed(nnx.Module):
 class Attention(nnx.Module):
     """Causal attention: `core.attention`."""
 
+    cfg: attention.Attention
+
     def __init__(self, cfg: attention.Attention, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         own(self, cfg, rngs)
 
     def __call__(self, x: Array, context: Context, cache: LayerCache | None = None) -> Any:
@@ -100,7 +111,10 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """A feed-forward block: `core.mlp`."""
 
+    cfg: mlp.Mlp
+
     def __init__(self, cfg: mlp.Mlp, *, rngs: nnx.Rngs):
+        self.cfg = cfg
         own(self, cfg, rngs)
 
     def __call__(self, x: Array, context: Context, cache: None = None) -> Any:

@@ -26,7 +26,7 @@ def adam_pax(
         b1, b2, eps, eps_root: as in optax.adam.
         weight_decay: multiplier of the weights.
         mu_dtype: dtype of the first moment; None keeps the weights'.
-        mask: callable from parameters to a tree of bools, True where weights decay; None decays all.
+        mask: callable from parameters to a tree of bools, True where weights decay; None: all.
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:

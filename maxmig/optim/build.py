@@ -14,13 +14,12 @@ from maxmig.optim import schedule
 from maxmig.optim.adam_pax import adam_pax
 from maxmig.optim.spikes import skip_on_spikes
 
-Transformation = optax.GradientTransformation
 Mask = Callable[[Any], Any]
 
 learning_rate = schedule.build
 
 
-def build(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
+def build(cfg: Config, spec: Mapping[str, Param]) -> optax.GradientTransformation:
     """The optimizer, for nested dicts of parameters with canonical names.
 
     Args:
@@ -38,7 +37,7 @@ def build(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
 
 
 def matching(patterns: Sequence[str], yes: Any, no: Any) -> Mask:
-    """A function from a nested dict to the same tree of `yes` where a pattern is found in the path."""
+    """A function from a nested dict to the same tree of `yes` where a pattern is in the path."""
     compiled = [re.compile(pattern) for pattern in patterns]
 
     def label(params: Any) -> Any:
@@ -48,7 +47,7 @@ def matching(patterns: Sequence[str], yes: Any, no: Any) -> Mask:
     return label
 
 
-def _adamw(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
+def _adamw(cfg: Config, spec: Mapping[str, Param]) -> optax.GradientTransformation:
     o = cfg.optimizer
     return optax.adamw(
         learning_rate(cfg),
@@ -62,7 +61,7 @@ def _adamw(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
     )
 
 
-def _adam_pax(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
+def _adam_pax(cfg: Config, spec: Mapping[str, Param]) -> optax.GradientTransformation:
     o = cfg.optimizer
     return adam_pax(
         learning_rate(cfg),
@@ -76,11 +75,11 @@ def _adam_pax(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
     )
 
 
-def _sgd(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
+def _sgd(cfg: Config, spec: Mapping[str, Param]) -> optax.GradientTransformation:
     return optax.sgd(learning_rate(cfg))
 
 
-def _muon(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
+def _muon(cfg: Config, spec: Mapping[str, Param]) -> optax.GradientTransformation:
     o = cfg.optimizer
     return optax.contrib.muon(
         learning_rate(cfg),
@@ -97,7 +96,7 @@ def _muon(cfg: Config, spec: Mapping[str, Param]) -> Transformation:
     )
 
 
-_BASE: dict[str, Callable[[Config, Mapping[str, Param]], Transformation]] = {
+_BASE: dict[str, Callable[[Config, Mapping[str, Param]], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "adam_pax": _adam_pax,
     "sgd": _sgd,

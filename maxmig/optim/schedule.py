@@ -26,11 +26,13 @@ _DECAYS: dict[str, Decay] = {"cosine": _cosine, "linear": _linear}
 def build(cfg: Config) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine (or a plateau and a decay, `wsd`), then 0.
 
-    A decay of n steps reaches its final value at its last step, so step i has the fraction i / (n-1).
+    A decay of n steps reaches its final value at its last step: step i has the fraction i / (n-1).
     Pieces of length zero are left out.
     """
     o = cfg.optimizer
-    total = cfg.train.steps if o.learning_rate_schedule_steps == -1 else o.learning_rate_schedule_steps
+    total = (
+        cfg.train.steps if o.learning_rate_schedule_steps == -1 else o.learning_rate_schedule_steps
+    )
     warmup = int(total * o.warmup_steps_fraction)
     pieces: list[tuple[int, optax.Schedule]] = [
         (warmup, optax.linear_schedule(0.0, o.learning_rate, warmup or 1))

@@ -13,8 +13,8 @@ def skeleton(tx: optax.GradientTransformation, params: Mapping[str, Any]) -> Any
     """What `tx` keeps for parameters of these canonical paths, without arrays.
 
     Returns:
-        {"tuple": [...]}, {"dict": {...}} (named tuples too), {"params": [paths without an array]} for
-        a subtree shaped like the parameters, "array", or None where nothing is kept.
+        {"tuple": [...]}, {"dict": {...}} (named tuples too), {"params": [paths without an array]}
+        for a subtree shaped like the parameters, "array", or None where nothing is kept.
     """
     nested = trees.unflatten(params)
     abstract = jax.eval_shape(tx.init, nested)
@@ -29,9 +29,9 @@ def _describe(node: Any, paths: set[str], roots: set[str]) -> Any:
         return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
     if isinstance(node, dict):
         return {"dict": {str(k): _describe(v, paths, roots) for k, v in node.items()}}
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        fields = {k: _describe(v, paths, roots) for k, v in node._asdict().items()}
-        return {"dict": fields}
+    if names := getattr(node, "_fields", ()):  # a named tuple
+        fields = zip(names, node, strict=True)
+        return {"dict": {name: _describe(value, paths, roots) for name, value in fields}}
     if isinstance(node, tuple | list):
         return {"tuple": [_describe(v, paths, roots) for v in node]}
     return "array"

@@ -1,9 +1,9 @@
 """Parity: do two backends compute the same? `run` compares, `html.write` shows.
 
-    report = parity.run(cfg, control=Stage.LINEN, candidate=Stage.NNX, checkpoint="out/checkpoints")
-    if not report:
-        print(report.summary)
-    parity.html.write(report, "parity.html")
+report = parity.run(cfg, control=Stage.LINEN, candidate=Stage.NNX, checkpoint="out/checkpoints")
+if not report:
+    print(report.summary)
+parity.html.write(report, "parity.html")
 """
 
 from maxmig.parity import faults, html

@@ -160,7 +160,9 @@ def _hold(
         if o.key in recorded:
             here.append(measure.compare(o.item, o.path, recorded.pop(o.key), o.array))
         else:
-            here.append(measure.missing(o.item, o.path, "the control does not have it", o.array.size))
+            here.append(
+                measure.missing(o.item, o.path, "the control does not have it", o.array.size)
+            )
     for (check, item, path), array in recorded.items():
         text = "the candidate does not have it"
         found.setdefault(check, []).append(measure.missing(item, path, text, array.size))
@@ -178,7 +180,9 @@ def _settings(control: Config, candidate: Config) -> list[Measurement]:
         differs = ours[key] != theirs[key]
         text = f"{ours[key]!r} in the control, {theirs[key]!r} in the candidate"
         found.append(
-            Measurement("start", key, elements=1, differing=differs, problem=text if differs else "")
+            Measurement(
+                "start", key, elements=1, differing=differs, problem=text if differs else ""
+            )
         )
     return found
 
@@ -300,9 +304,7 @@ def _doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]
     return tuple(found)
 
 
-def _notes(
-    pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None
-) -> tuple[str, ...]:
+def _notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
     found = []
     if allow_same and pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
         found.append("A/A: the same rung on both sides; this measures noise, not a migration")

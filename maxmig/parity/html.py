@@ -1,0 +1,121 @@
+"""The report as one self-contained page: no script, no network, light, dark and on paper."""
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maxmig import errors
+
+if TYPE_CHECKING:
+    from maxmig.parity.report import Report
+
+SYMBOLS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "SKIP": "–"}
+NAME = "report.html"
+
+
+def write(report: "Report", path: str | Path) -> Path:
+    """Writes the page; whole or not at all.
+
+    Args:
+        report: what to show.
+        path: a file that ends in .html, or a folder, which gets `report.html`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    file = destination(path)
+    text = render(report)
+    with _writing(file):
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            temporary.chmod(0o644)
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return file
+
+
+def destination(path: str | Path) -> Path:
+    """The file that `write` would write; makes its folder, so that a long run does not end in vain.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    path = Path(path)
+    file = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file.parent, os.W_OK):
+            raise PermissionError("the folder is not writable")
+    return file
+
+
+def render(report: "Report") -> str:
+    """The page as text."""
+    import jinja2
+
+    from maxmig.parity import plots
+    from maxmig.parity import report as reports
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("maxmig.parity"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": reports.number, "place": _place}
+    environment.globals |= {
+        "symbols": SYMBOLS,
+        "needs": reports.needs,
+        "describe": reports.describe,
+        "sizes": reports.sizes,
+        "values": _values,
+    }
+    checks = {check.name: check for check in report.checks}
+    of_steps = {name: checks[name] for name in ("params", "moments", "metrics") if name in checks}
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        checks=checks,
+        columns=_columns(report),
+        loss_svg=plots.loss(report.curve, report.control.proved, report.candidate.proved),
+        gradients_svg=plots.gradients(checks["gradients"]) if "gradients" in checks else "",
+        steps_svg=plots.by_step(of_steps),
+        most_leaves=plots.MOST_LEAVES,
+        infinity=math.inf,
+    )
+
+
+def _columns(report: "Report") -> list[str]:
+    """Start, batches, steps: the items in the order of the run."""
+    return list(dict.fromkeys(item for check in report.checks for item in check.items))
+
+
+def _place(extreme: Any) -> str:
+    return f"{extreme.item}: {extreme.place}" if extreme and extreme.value else ""
+
+
+def _values(extreme: Any) -> str:
+    return f"{extreme.control:.9g} / {extreme.candidate:.9g}" if extreme and extreme.value else ""
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.DataError(
+            f"{file}: expected to write the report there, but: {error}; "
+            "choose another place with --report"
+        ) from error

@@ -72,9 +72,7 @@ def _distances(found: Measurement, control: np.ndarray, candidate: np.ndarray) -
     def extreme(values: np.ndarray) -> Extreme:
         at = np.unravel_index(int(np.argmax(values)), values.shape)
         index = tuple(int(i) for i in at)
-        return Extreme(
-            float(values[at]), found.item, found.path, index, float(a[at]), float(b[at])
-        )
+        return Extreme(float(values[at]), found.item, found.path, index, float(a[at]), float(b[at]))
 
     changes: dict[str, Any] = {
         "max_abs": extreme(gap),

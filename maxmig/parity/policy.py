@@ -66,7 +66,9 @@ def choose(cfg: Config, platform: str) -> Policy:
         )
     limits = _LIMITS[coarsest]
     told = ", ".join(f"{check} {limit:g}" for check, limit in limits.items())
-    advice = "" if coarsest == "float32" else "; a small bug can hide below it: run dtype=float32 too"
+    advice = (
+        "" if coarsest == "float32" else "; a small bug can hide below it: run dtype=float32 too"
+    )
     return Policy(
         "relative-l2",
         f"{coarsest} on {platform}: relative L2 difference of each array at most {told}{advice}. "

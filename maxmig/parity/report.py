@@ -141,7 +141,9 @@ class Report:
             if m.path == "loss" and m.values is not None
         ]
         return Curve(
-            tuple(range(1, len(losses) + 1)), tuple(a for a, _ in losses), tuple(b for _, b in losses)
+            tuple(range(1, len(losses) + 1)),
+            tuple(a for a, _ in losses),
+            tuple(b for _, b in losses),
         )
 
     def check(self, name: str) -> Check:

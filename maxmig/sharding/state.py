@@ -17,7 +17,7 @@ Abstract = dict[str, jax.ShapeDtypeStruct]
 def abstract_state(
     backend: Backend, tx: optax.GradientTransformation, rules: Rules | None = None
 ) -> Abstract:
-    """Shapes, dtypes and (with rules) shardings of a state, by canonical path; nothing is allocated."""
+    """Shapes, dtypes and (with rules) shardings of a state, by canonical path; without arrays."""
     abstract = backend.view(tx).abstract
     if rules is None:
         return abstract

@@ -34,4 +34,6 @@ def of(cfg: Config) -> Folder:
     """The folder of a configuration's run; nothing is created."""
     name = cfg.run.run_name or f"run-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     root = Path(cfg.run.base_output_directory) / name
-    return Folder(root, Path(cfg.run.metrics_file) if cfg.run.metrics_file else root / "metrics.jsonl")
+    return Folder(
+        root, Path(cfg.run.metrics_file) if cfg.run.metrics_file else root / "metrics.jsonl"
+    )

@@ -14,7 +14,7 @@ from maxmig import data, errors
 from maxmig.checkpoint.store import Store
 from maxmig.config import Config
 from maxmig.data.loader import Loader
-from maxmig.train import evaluate, folder, metrics, start
+from maxmig.train import distributed, evaluate, folder, metrics, start
 from maxmig.train.runtime import Leaves, Runtime
 
 
@@ -69,40 +69,48 @@ def run(
         resume_command: what an interrupted user is told to type.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Interrupted: SIGINT or SIGTERM came; the state is saved, unless it came twice.
+        KeyboardInterrupt: it came before there was anything to save.
         MaxmigError: bad input, by its kind.
     """
     observer = observer or Silent()
-    runtime = Runtime(cfg)
-    loader = data.make(
-        cfg,
-        global_batch=cfg.train.global_batch(runtime.devices),
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
-    )
-    place = folder.of(cfg)
+    if not distributed.first():
+        observer = Silent()  # one process speaks for all
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_Stop())
+        runtime = Runtime(cfg)
+        loader = stack.enter_context(_loader(runtime))
+        place = folder.of(cfg)
         store = _store(cfg, place) if cfg.checkpoint.enable_checkpointing else None
         if store is not None:
-            stack.callback(store.close)
+            stack.push(_closing(store))
         begun = start.begin(runtime, store, loader)
         observer.note(f"run      {place.root}")
         observer.note(f"rung     {runtime.proof}")
         observer.note(f"data     {loader.summary}")
         observer.note(f"start    {begun.origin}")
         if begun.step >= cfg.train.steps:
-            observer.note(f"nothing to do: the run has had {begun.step} of {cfg.train.steps} steps")
+            observer.note(
+                f"nothing to do: the run has had {begun.step} steps, and steps={cfg.train.steps}; "
+                "give a larger number of steps to go on"
+            )
             return Result(place, runtime, begun.leaves, begun.step, begun.step, {})
-        writer = metrics.Writer(
-            place, start=begun.step, tensorboard=cfg.run.enable_tensorboard
-        )
-        stack.callback(writer.close)
+        writer = None
+        if distributed.first():
+            writer = metrics.Writer(place, start=begun.step, tensorboard=cfg.run.enable_tensorboard)
+            stack.callback(writer.close)
         session = _Session(cfg, runtime, loader, store, writer, observer)
-        leaves, values, interrupted = session.train(begun)
+        try:
+            leaves, values, interrupted = session.train(begun, stop)
+        except KeyboardInterrupt:
+            raise _AtOnce(_abrupt(session.done, store, resume_command)) from None
         step = session.done
         if interrupted:
             raise errors.Interrupted(_farewell(step, place, store, resume_command))
         return Result(place, runtime, leaves, begun.step, step, values)
+
+
+_Pending = tuple[int, Any, int]  # step, its numbers on the device, its tokens
 
 
 class _Session:
@@ -114,7 +122,7 @@ class _Session:
         runtime: Runtime,
         loader: Loader,
         store: Store | None,
-        writer: metrics.Writer,
+        writer: metrics.Writer | None,
         observer: Observer,
     ):
         self._cfg, self._runtime, self._loader = cfg, runtime, loader
@@ -123,45 +131,69 @@ class _Session:
         self._clock = _Clock()
         self.done = 0
 
-    def train(self, begun: start.Start) -> tuple[Leaves, Mapping[str, float], bool]:
+    def train(self, begun: start.Start, stop: "_Stop") -> tuple[Leaves, Mapping[str, float], bool]:
         """Runs to the last step; returns the state, the last numbers, and whether it was stopped."""
         cfg, leaves, self.done = self._cfg, begun.leaves, begun.step
-        total = cfg.train.steps
-        pending: tuple[int, Any, int] | None = None
+        total, period = cfg.train.steps, cfg.run.log_period
+        pending: _Pending | None = None
         values: Mapping[str, float] = {}
-        saved = begun.step
-        with _signals() as stopped:
-            while self.done < total and not stopped():
-                batch = next(self._loader)
-                leaves, measured = self._runtime.train(leaves, self._runtime.place(batch))
-                self.done += 1
-                # Numbers are fetched one step late, when the device has them: no step waits for the host.
-                values = self._report(pending) or values
-                pending = (self.done, measured, batch["inputs"].size * jax.process_count())
-                if _due(self.done, cfg.checkpoint.checkpoint_period) and self._save(leaves):
-                    saved = self.done
-                if _due(self.done, cfg.train.eval_interval):
-                    self._evaluate(leaves)
-            values = self._report(pending, force=True) or values
-            wanted = stopped() or cfg.checkpoint.save_checkpoint_on_completion
-            if wanted and saved != self.done:
+        saved, stopped = begun.step, False
+        stop.patient = True
+        while self.done < total and not stopped:
+            batch = next(self._loader)
+            leaves, measured = self._runtime.train(leaves, self._runtime.place(batch))
+            if self.done == begun.step:
+                self._clock.start(self.done)  # this call compiled, which is no step's time
+            self.done += 1
+            # Numbers are fetched one step late, when the device has them: no step waits for the host.
+            values = self._report(pending) or values
+            pending = (self.done, measured, batch["inputs"].size * jax.process_count())
+            evaluating = _due(self.done, cfg.train.eval_interval)
+            saving = self._store is not None and _due(self.done, cfg.checkpoint.checkpoint_period)
+            if evaluating or saving:
+                # All that is told of a step is on disk before its checkpoint is: a run that is
+                # killed goes on behind the checkpoint and would never tell it.
+                values, pending = self._report(pending) or values, self._undue(pending)
+            if evaluating:
+                self._evaluate(leaves)
+            if saving:
                 self._save(leaves)
-            if self._store is not None:
-                self._store.wait()
-            return leaves, values, stopped() and self.done < total
+                saved = self.done
+            stopped = distributed.agree(stop.asked, now=_due(self.done, period))
+        values = self._report(pending, force=True) or values
+        if stopped and self.done < total and self._store is not None:
+            self._observer.note(
+                f"stopping: saving step {self.done}; a second Ctrl-C stops without waiting"
+            )
+        wanted = stopped or cfg.checkpoint.save_checkpoint_on_completion
+        if wanted and saved != self.done:
+            self._save(leaves)
+        if self._store is not None:
+            self._store.wait()
+        return leaves, values, stopped and self.done < total
 
-    def _report(self, pending: Any, *, force: bool = False) -> Mapping[str, float] | None:
-        if pending is None:
+    def _report(
+        self, pending: "_Pending | None", *, force: bool = False
+    ) -> Mapping[str, float] | None:
+        if pending is None or not (force or self._is_told(pending[0])):
             return None
         step, measured, tokens = pending
-        last = step == self._cfg.train.steps
-        if not (force or last or _due(step, self._cfg.run.log_period)):
-            return None
-        values = {name: float(value) for name, value in measured.items()}
+        values = {name: float(value) for name, value in jax.device_get(measured).items()}
         values |= self._clock.lap(step, tokens)
-        self._writer.write(step, values)
+        self._write(step, values)
         self._observer.progress(step, self._cfg.train.steps, values)
         return values
+
+    def _is_told(self, step: int) -> bool:
+        return step == self._cfg.train.steps or _due(step, self._cfg.run.log_period)
+
+    def _undue(self, pending: "_Pending") -> "_Pending | None":
+        """What is left to tell: the numbers of a step that is told only if it turns out the last."""
+        return None if self._is_told(pending[0]) else pending
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write(step, values)
 
     def _evaluate(self, leaves: Leaves) -> None:
         cfg = self._cfg
@@ -169,12 +201,12 @@ class _Session:
             if self._evaluation is None:
                 self._evaluation = evaluate.loader(self._runtime)
             found = evaluate.run(self._runtime, self._runtime.params(leaves), self._evaluation)
-        self._writer.write(self.done, found.values())
+        self._write(self.done, found.values())
         self._observer.note(f"eval     step {self.done}/{cfg.train.steps}  {found}")
 
-    def _save(self, leaves: Leaves) -> bool:
+    def _save(self, leaves: Leaves) -> None:
         if self._store is None:
-            return False
+            return
         cfg, runtime = self._cfg, self._runtime
         with self._clock.paused():
             self._store.save(
@@ -192,7 +224,6 @@ class _Session:
                 },
                 data_state=self._loader.state(),
             )
-        return True
 
 
 class _Clock:
@@ -200,15 +231,17 @@ class _Clock:
 
     def __init__(self) -> None:
         self._at = time.perf_counter()
-        self._step: int | None = None
+        self._step = 0
+
+    def start(self, step: int) -> None:
+        """Counts from now, when `step` updates are done."""
+        self._at, self._step = time.perf_counter(), step
 
     def lap(self, step: int, tokens: int) -> dict[str, float]:
-        """Time per update since the last lap; nothing at the first, which holds the compilation."""
+        """Time per update since the last lap."""
         now = time.perf_counter()
         since, before = now - self._at, self._step
         self._at, self._step = now, step
-        if before is None or before == step:
-            return {}
         seconds = since / (step - before)
         return {"step_time": seconds, "tokens_per_second": tokens / seconds}
 
@@ -218,6 +251,56 @@ class _Clock:
         began = time.perf_counter()
         yield
         self._at += time.perf_counter() - began
+
+
+class _Stop:
+    """SIGINT and SIGTERM while a run lasts.
+
+    Once `patient`, the first asks the run to save and end, and the next stops it at once; before,
+    when there is nothing to save, the first stops it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.patient = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: signals are not ours
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked or not self.patient:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class _AtOnce(errors.Interrupted):
+    """A second signal: nothing is waited for."""
+
+
+def _closing(store: Store) -> Callable[..., None]:
+    """Closes the store at the end, which waits for a save in the background."""
+
+    def leave(kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, KeyboardInterrupt | _AtOnce):
+            store.close()
+
+    return leave
+
+
+def _loader(runtime: Runtime) -> Loader:
+    return data.make(
+        runtime.cfg,
+        global_batch=runtime.cfg.train.global_batch(runtime.devices),
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
 
 
 def _store(cfg: Config, place: folder.Folder) -> Store:
@@ -236,28 +319,6 @@ def _due(step: int, period: int) -> bool:
     return period > 0 and step % period == 0
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Yields a question: was the run asked to stop? A second Ctrl-C stops at once."""
-    asked = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # not in the main thread: nobody sends us signals
-            before[number] = signal.signal(number, handle)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _farewell(step: int, place: folder.Folder, store: Store | None, command: str) -> str:
     if store is None:
         return f"interrupted after step {step}; nothing is saved, for enable_checkpointing is false"
@@ -267,3 +328,10 @@ def _farewell(step: int, place: folder.Folder, store: Store | None, command: str
     )
 
 
+def _abrupt(step: int, store: Store | None, command: str) -> str:
+    saved = None if store is None else store.latest()
+    kept = (
+        "no checkpoint was saved" if saved is None else f"the last checkpoint has step {saved + 1}"
+    )
+    again = "Start again" if saved is None else "Resume from there"
+    return f"stopped at once after step {step}, without saving; {kept}. {again}: {command}"

@@ -1,9 +1,11 @@
 """Writes the numbers of a run: JSON lines, TensorBoard, and a line for the reader."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +26,38 @@ class Writer:
         Args:
             folder: of the run.
             start: number of updates that are done already; records beyond it, left by a run that was
-                killed after its last checkpoint, are removed.
+                killed after its last checkpoint, are removed, for they are written again. A run that
+                starts from nothing leaves older records in a file beside its own.
             tensorboard: whether TensorBoard events are written.
 
         Raises:
-            DataError: the metrics file cannot be written.
+            DataError: the metrics file cannot be written, or is no metrics file.
         """
         self._path = folder.metrics
-        try:
+        self._events: Any = None
+        with self._writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _keep_until(self._path, start)
             self._file = self._path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise errors.DataError(
-                f"{self._path}: expected a file to write metrics to, but {error.strerror or error}; "
-                "set metrics_file or base_output_directory to a place that can be written"
-            ) from error
-        self._events = None
         if tensorboard:
             import tensorboardX
 
-            folder.tensorboard.mkdir(parents=True, exist_ok=True)
-            self._events = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start)
+            with self._writing(folder.tensorboard):
+                folder.tensorboard.mkdir(parents=True, exist_ok=True)
+                self._events = tensorboardX.SummaryWriter(
+                    str(folder.tensorboard), purge_step=start + 1
+                )
 
     def write(self, step: int, values: Values) -> None:
-        """Writes one record."""
+        """Writes one record.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         record = {"step": step} | {k: _number(v) for k, v in values.items()}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with self._writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         if self._events is not None:
             group = "evaluation" if any(k.startswith("eval_") for k in values) else "learning"
             for name, value in values.items():
@@ -59,9 +65,21 @@ class Writer:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # nothing is buffered, so nothing can be lost here
+            self._file.close()
         if self._events is not None:
             self._events.close()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise errors.DataError(
+                f"{path}: expected a place to write metrics to, but writing failed: "
+                f"{error.strerror or error}. Make room, or set metrics_file or "
+                "base_output_directory to a place that can be written"
+            ) from error
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -99,17 +117,33 @@ def _number(value: float) -> float | int | str:
 def _keep_until(path: Path, start: int) -> None:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [text for text in lines if _step(text) <= start]
-    if len(kept) == len(lines):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    steps = [_step(text) for text in lines]
+    for number, step in enumerate(steps[:-1], 1):  # the last line may have been cut off by a kill
+        if step is None:
+            raise errors.DataError(
+                f"{path}:{number}: expected a file of metrics, JSON lines with a step, got "
+                f"{lines[number - 1][:60]!r}; set metrics_file to a file of its own"
+            )
+    kept = [line for line, step in zip(lines, steps, strict=True) if _until(step, start)]
+    if len(kept) == len(lines) and (not text or text.endswith("\n")):
+        return
+    if not kept:
+        free = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
+        path.rename(next(name for name in free if not name.exists()))
         return
     replacement = path.with_name(path.name + ".tmp")
-    replacement.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
+    replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(replacement, path)
 
 
-def _step(text: str) -> float:
+def _until(step: float | None, start: int) -> bool:
+    return step is not None and step <= start
+
+
+def _step(text: str) -> float | None:
     try:
         return float(json.loads(text)["step"])
     except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
+        return None

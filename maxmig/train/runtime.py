@@ -1,8 +1,8 @@
 """Everything that a configuration builds for training: model, backend, optimizer, mesh, programs.
 
-The state is carried through jit as a flat tuple of arrays in canonical order. Flattening a framework's
-own container at each call costs milliseconds (an nnx.State 10 to 15 times as much as a dict); a
-tuple costs microseconds, and is the same on every rung.
+The state is carried through jit as a flat tuple of arrays in canonical order. Flattening a
+framework's own container at each call costs milliseconds (an nnx.State 10 to 15 times as much as a
+dict); a tuple costs microseconds, and is the same on every rung.
 """
 
 import functools
@@ -53,9 +53,7 @@ class Runtime:
         self.abstract = self.view.abstract
         self.shardings: dict[str, NamedSharding] | None = None
         if self.rules is not None:
-            self.shardings = sharding.named_shardings(
-                self.abstract, self.backend.spec, self.rules
-            )
+            self.shardings = sharding.named_shardings(self.abstract, self.backend.spec, self.rules)
             self.abstract = sharding.with_named_shardings(self.abstract, self.shardings)
         self.settings = steps.Settings(
             seed=cfg.train.init_weights_seed,
@@ -183,7 +181,7 @@ class Runtime:
         return self.rules.sharding(("activation_embed_and_logits_batch", None))
 
     def _jit(self, program: Any, *ins: Any, out: Any, donate: tuple[int, ...] = ()) -> Any:
-        constrain = self.rules and self.rules.constrain
+        constrain = None if self.rules is None else self.rules.constrain
 
         @functools.wraps(program)
         def constrained(*args: Any) -> Any:

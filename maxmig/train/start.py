@@ -46,7 +46,9 @@ def begin(runtime: Runtime, store: Store | None, loader: Loader | None) -> Start
     return Start(runtime.leaves(flat), 0, f"weights of {cfg.load_parameters_path}")
 
 
-def parameters(runtime: Runtime, directory: str | Path, step: int | None = None) -> dict[str, jax.Array]:
+def parameters(
+    runtime: Runtime, directory: str | Path, step: int | None = None
+) -> dict[str, jax.Array]:
     """The weights of a checkpoint, {params/...: array}; nothing else is read.
 
     Raises:

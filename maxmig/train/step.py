@@ -81,14 +81,12 @@ def loss(
         share: this micro-batch's share of losses that are means over micro-batches.
 
     Returns:
-        Parts that sum over the micro-batches to the loss of the whole batch, so that the gradient of
-        the sum is the gradient of what is reported.
+        Parts that sum over the micro-batches to the loss of the whole batch, so that the gradient
+        of the sum is the gradient of what is reported.
     """
     context = Context(batch["inputs_position"], batch["inputs_segmentation"], key)
     out = backend.apply(params, batch["inputs"], context)
-    sums = losses.token_losses(
-        out.logits, batch["targets"], batch["targets_segmentation"], z_loss
-    )
+    sums = losses.token_losses(out.logits, batch["targets"], batch["targets_segmentation"], z_loss)
     count = (sums.tokens if tokens is None else tokens) + 1e-8
     auxiliary = sum((jnp.mean(v) for k, v in out.aux.items() if k.endswith("_loss")), jnp.zeros(()))
     cross_entropy, z = sums.cross_entropy / count, sums.z_loss / count
@@ -201,5 +199,5 @@ def clip(grads: Mapping[str, Array], norm: Array, limit: float) -> Flat:
 
 
 def _split(x: Array, ways: int) -> Array:
-    """[ways * b, L] -> [ways, b, L], row i to micro-batch i % ways: sharded rows stay where they are."""
+    """[ways * b, L] -> [ways, b, L], row i to micro-batch i % ways: rows stay on their devices."""
     return jnp.swapaxes(jnp.reshape(x, (-1, ways, *x.shape[1:])), 0, 1)

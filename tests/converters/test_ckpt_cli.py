@@ -24,7 +24,6 @@ def test_inspect(maxmig, source):
     assert code == 0
     assert "layout     linen: 16 leaves below 'params/params'" in out
     assert "scanned (one stacked tree), layer axis 1" in out
-    assert "30 arrays" in out or "aux" in out
     assert "  mu/  16 arrays" in out
 
 
@@ -36,7 +35,12 @@ def test_inspect_json(maxmig, source):
     assert (code, told["layout"], told["step"], told["scan_layers"]) == (0, "nnx", 9, False)
     assert told["tree"]["optimizer/step"] == {"shape": [], "dtype": "uint32", "bytes": 4}
     assert told["arrays"] == len(told["tree"])
-    assert {section["name"] for section in told["sections"]} == {"params", "opt_state", "aux", "step"}
+    assert {section["name"] for section in told["sections"]} == {
+        "params",
+        "opt_state",
+        "aux",
+        "step",
+    }
 
 
 def test_inspect_of_an_unknown_layout_still_tells_what_is_there(maxmig, tmp_path):
@@ -51,24 +55,26 @@ def test_inspect_of_an_unknown_layout_still_tells_what_is_there(maxmig, tmp_path
 
 
 def test_convert_and_diff(maxmig, source, tmp_path):
-    code, out, _ = maxmig("ckpt", "convert", source("gpt3_nnx_scan"), tmp_path / "n", "--to", "nnx",
-                          "--no-scan")  # fmt: skip
+    src = source("gpt3_nnx_scan")
+    code, out, _ = maxmig("ckpt", "convert", src, tmp_path / "n", "--to", "nnx", "--no-scan")
     assert code == 0
     assert "taken apart into layers" in out and "written" in out
-    assert "shapes do not tell" in out or "layer axis" in out
+    assert "note       layer axis 1: the only one on which all stacked parameters agree" in out
     code, out, _ = maxmig("ckpt", "diff", source("gpt3_nnx_scan"), tmp_path / "n")
     assert code == 0 and "= params/decoder/layers/mlp/wi/kernel" in out
     assert "~ step  same after the cast" in out
-    code, out, _ = maxmig("ckpt", "diff", source("gpt3_linen_scan"), tmp_path / "n", "--only",
-                          "params", "--json")  # fmt: skip
+    other = source("gpt3_linen_scan")
+    code, out, _ = maxmig("ckpt", "diff", other, tmp_path / "n", "--only", "params", "--json")
     told = json.loads(out)
     assert code == 1 and told["exit_code"] == 1 and not told["equal"]
     assert told["counts"]["*"] > 0 and told["lines"][0]["path"].startswith("params/")
 
 
 def test_dry_run_writes_nothing(maxmig, source, tmp_path):
-    code, out, _ = maxmig("ckpt", "convert", source("gpt3_linen_scan"), tmp_path / "n", "--to", "nnx",
-                          "--dry-run", "--json")  # fmt: skip
+    src = source("gpt3_linen_scan")
+    code, out, _ = maxmig(
+        "ckpt", "convert", src, tmp_path / "n", "--to", "nnx", "--dry-run", "--json"
+    )
     told = json.loads(out)
     assert code == 0 and told["dry_run"] and told["step_directory"] is None
     assert {row["what"] for row in told["accounting"]} == {"kept", "copied"}
@@ -90,7 +96,11 @@ def test_nothing_compared_is_3(maxmig, source, tmp_path):
         (("inspect", "{src}", "--step", "7"), 4, "expected step 7, which is not there"),
         (("convert", "{src}", "{tmp}/x", "--to", "torch"), 2, "invalid choice: 'torch'"),
         (("convert", "{src}", "{tmp}/x"), 2, "--to"),
-        (("convert", "{src}", "{tmp}/x", "--to", "nnx", "--from", "nnx"), 4, "expected layout 'nnx'"),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--from", "nnx"),
+            4,
+            "expected layout 'nnx'",
+        ),
         (
             ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--no-scan", "--scan-axis", "1"),
             2,

@@ -154,7 +154,7 @@ def test_destination_is_refused(source, tmp_path):
     there = tmp_path / "there"
     there.mkdir()
     (there / "note").write_text("mine")
-    with pytest.raises(errors.ConvertError, match="exists already.*--overwrite"):
+    with pytest.raises(errors.ConvertError, match=r"exists already.*--overwrite"):
         convert.run(plan, there)
     assert (there / "note").read_text() == "mine"
     with pytest.raises(errors.ConvertError, match="the source is never changed"):
@@ -210,7 +210,7 @@ def test_layers_of_other_shapes_are_refused():
 def test_factored_statistics_are_not_restacked():
     leaves = {"params/layers/w": leaf(8, 4, 6), "opt_state/v_row/layers/w": leaf(8, 4)}
     skeleton = {"dict": {"v_row": {"params": []}}}
-    with pytest.raises(errors.ConvertError, match="has another shape .factored"):
+    with pytest.raises(errors.ConvertError, match=r"has another shape .factored"):
         restack.plan(leaves, skeleton, scan=False, source_axis=1)
 
 
@@ -230,5 +230,8 @@ def test_the_layer_axis_is_told_from_the_shapes_or_asked_for():
 def test_moved_axis_moves_the_moments_too(source, converted):
     a = flat_of(source("llama2_linen_scan"))
     b = flat_of(converted(source("llama2_linen_scan"), "linen", scan_axis=0))
-    for path in ("params/decoder/layers/mlp/wo/kernel", "opt_state/0/nu/decoder/layers/mlp/wo/kernel"):
+    for path in (
+        "params/decoder/layers/mlp/wo/kernel",
+        "opt_state/0/nu/decoder/layers/mlp/wo/kernel",
+    ):
         np.testing.assert_array_equal(np.moveaxis(np.asarray(a[path]), 1, 0), b[path])

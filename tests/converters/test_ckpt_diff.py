@@ -1,12 +1,15 @@
 """Comparison: equal across layouts, and every kind of damage found and named."""
 
+import shutil
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+from maxmig import errors
 from maxmig.checkpoint import Store
-from maxmig.converters import checkpoint, diff, layouts
+from maxmig.converters import checkpoint, diff, disk, layouts
 from maxmig.converters.diff import Tolerance
 
 RNG = np.random.default_rng(0)
@@ -122,18 +125,35 @@ def test_nothing_compared_is_inconclusive(pair, source):
     assert report.exit_code == 3 and not report
 
 
-def test_an_unreadable_leaf_is_named_and_the_rest_compared(pair):
+def test_damaged_data_are_found_and_named(source, tmp_path):
+    """Orbax stores no checksums, so a flipped byte may decode to other numbers: diff finds both."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(source("llama2_linen_scan"), damaged)
+    files = (damaged / "9" / "items" / "ocdbt.process_0" / "d").iterdir()
+    largest = max(files, key=lambda file: file.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    largest.write_bytes(bytes(raw))
+    report = diff.diff(checkpoint.read(source("llama2_linen_scan")), checkpoint.read(damaged))
+    assert report.exit_code in (1, 4)
+    assert len([line for line in report.lines if line.sign in "*!"]) == 1
+    assert report.counts["="] == 38
+
+
+def test_an_unreadable_leaf_is_named_and_the_rest_compared(pair, monkeypatch):
     a, b = pair()
-    data = b.place.items / "ocdbt.process_0" / "d"
-    target = np.asarray(b.load({"params/decoder/layers/wi": None})["params/decoder/layers/wi"])
-    for file in data.iterdir():
-        raw = bytearray(file.read_bytes())
-        middle = len(raw) // 2
-        raw[middle] ^= 0xFF
-        file.write_bytes(bytes(raw))
-    assert target.size
+    bad = b.places["params/decoder/layers/wi"]
+
+    def load(place, stored, wanted):
+        if bad in wanted and place == b.place:
+            raise errors.CheckpointError("checksum does not match")
+        return loaded(place, stored, wanted)
+
+    loaded = disk.load
+    monkeypatch.setattr(disk, "load", load)
     report = diff.diff(a, b)
-    assert report.exit_code == 4 and report.counts["!"] >= 1
+    assert report.exit_code == 4 and report.counts == {"=": 5, "!": 1}
+    assert "checksum does not match" in lines(report, "!")["params/decoder/layers/wi"].detail
 
 
 def test_random_keys_are_compared_with_their_kind(source, converted):

@@ -96,11 +96,15 @@ def test_unknown_layout_name():
 def test_value_wrappers_are_read(tree_of):
     plain = tree_of("llama2_pre3929nnx_noscan")
     wrapped = {
-        (*path, "value") if path[0] == "model" or path[:3] == ("optimizer", "opt_state", "0") else path: leaf
+        (*path, "value")
+        if path[0] == "model" or path[:3] == ("optimizer", "opt_state", "0")
+        else path: leaf
         for path, leaf in plain.items()
     }
     wrapped = {
-        path if path[:2] != ("optimizer", "opt_state") or path[-1] == "value" else (*path, "value"): leaf
+        path
+        if path[:2] != ("optimizer", "opt_state") or path[-1] == "value"
+        else (*path, "value"): leaf
         for path, leaf in wrapped.items()
     }
     layout, _ = layouts.detect(wrapped)
@@ -164,7 +168,7 @@ def test_containers_survive_the_linen_tree(skeleton):
     flat |= dict.fromkeys(skeletons.paths(skeleton, {"a", "b"}), F32)
     written = layouts.get("linen").write(flat, skeleton)
     tree = {at: F32 if isinstance(v, str) else v for at, v in written.items()}
-    again = layouts.get("linen").read({at: leaf for at, leaf in leaves.walk(leaves.nest(tree))})
+    again = layouts.get("linen").read(dict(leaves.walk(leaves.nest(tree))))
     assert again.skeleton == skeleton
     native = layouts.get("nnx").write(flat, skeleton)
     assert {v for v in native.values() if isinstance(v, str)} == set(flat)

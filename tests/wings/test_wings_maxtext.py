@@ -156,19 +156,20 @@ def resume(name: str, stage: Stage, state: dict[str, np.ndarray]) -> list[dict[s
     metrics, last = helpers.train(rt, rt.leaves(state), [batch(name, "a")] * 3)
     assert int(last["step"]) == 13
     if stage is Stage.NNX:
-        norms = json.loads((helpers.MAXTEXT / name / "resume.json").read_text())["params_after"]
-        for path, norm in norms.items():
-            assert np.linalg.norm(last[f"params/{path}"]) == pytest.approx(norm, rel=2e-5)
+        # Adam magnifies rounding where the gradient is zero in exact arithmetic (biases of keys).
+        for path, norm in resumed(name)["param_l2_after_step_12"].items():
+            assert np.linalg.norm(last[f"params/{path}"]) == pytest.approx(norm, rel=1e-4), path
     return metrics
 
 
-def wanted_steps(name: str) -> list[dict[str, float]]:
-    return json.loads((helpers.MAXTEXT / name / "resume.json").read_text())["steps"]
+def resumed(name: str) -> dict[str, Any]:
+    """What MaxText measured when it resumed."""
+    return json.loads((helpers.MAXTEXT / name / "resume.json").read_text())
 
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_full_resume_goes_on_as_maxtext_does(name: str, wing: Stage) -> None:
-    for got, wanted in zip(resume(name, wing, restored(name)), wanted_steps(name), strict=True):
+    for got, wanted in zip(resume(name, wing, restored(name)), resumed(name)["steps"], strict=True):
         assert abs(got["loss"] - wanted["loss"]) <= LOSS
         assert got["learning_rate"] == pytest.approx(wanted["learning_rate"], rel=1e-6)
         assert got["raw_grad_norm"] == pytest.approx(wanted["raw_grad_norm"], rel=2e-5)
@@ -184,4 +185,4 @@ def test_without_the_moments_a_resume_goes_elsewhere(name: str) -> None:
     }
     assert any("/mu/" in path for path in lost)
     got = resume(name, Stage.LINEN, lost)[-1]["loss"]
-    assert abs(got - wanted_steps(name)[-1]["loss"]) > 10 * LOSS
+    assert abs(got - resumed(name)["steps"][-1]["loss"]) > 10 * LOSS
