@@ -134,7 +134,7 @@ def run(
     destination = Path(destination).absolute()
     _check_destination(todo.source, destination, overwrite)
     temporary = destination.with_name(f".{destination.name}.maxmig-tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _clear_remains(destination)
     try:
         flat = _flat(todo, progress)
         step = _step_number(todo.source, flat)
@@ -251,6 +251,24 @@ def _check_destination(source: Checkpoint, destination: Path, overwrite: bool) -
     above = destination.parent
     if not above.is_dir():
         raise errors.ConvertError(f"{above}: expected a directory to write into; make it first")
+
+
+def _clear_remains(destination: Path) -> None:
+    """Removes what conversions to this destination left behind when they were killed."""
+    for path in destination.parent.glob(f".{destination.name}.maxmig-tmp-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process
+        pass
+    return True
 
 
 def _commit(temporary: Path, destination: Path) -> None:

@@ -21,12 +21,11 @@ def tree(place: Place) -> dict[DiskPath, Leaf | Hole]:
         CheckpointError: the metadata cannot be read.
     """
     import orbax.checkpoint as ocp
-    from etils import epath
 
     places.read_json(place.items / places.TREE_METADATA)
-    with reading(place):
-        nested = ocp.PyTreeCheckpointHandler().metadata(epath.Path(place.items)).tree
     keys = _key_impls(place)
+    with reading(place):
+        nested = ocp.PyTreeCheckpointHandler().metadata(place.items).tree
     return {
         path: leaf if isinstance(leaf, Hole) else _leaf(path, leaf, keys)
         for path, leaf in leaves.walk(nested)
@@ -51,7 +50,6 @@ def load(
     """
     import jax
     import orbax.checkpoint as ocp
-    from etils import epath
 
     items: dict[DiskPath, Any] = {}
     args: dict[DiskPath, Any] = {}
@@ -64,7 +62,7 @@ def load(
                 args[path] = _restore_args(leaf, wanted[path])
     with reading(place):
         request = ocp.args.PyTreeRestore(item=leaves.nest(items), restore_args=leaves.nest(args))
-        restored = ocp.PyTreeCheckpointHandler().restore(epath.Path(place.items), args=request)
+        restored = ocp.PyTreeCheckpointHandler().restore(place.items, args=request)
         found = {path: value for path, value in leaves.walk(restored) if path in wanted}
         jax.block_until_ready(found)
     for path, value in found.items():
@@ -181,11 +179,11 @@ def _leaf(path: DiskPath, found: Any, keys: Mapping[str, str]) -> Leaf:
     impl = keys.get(".".join(str(key) for key in path))
     if impl is not None:
         return _key_leaf(tuple(found.shape[:-1]), impl)
-    if not hasattr(found, "shape"):
-        import numpy as np
-
-        dtype = np.dtype(getattr(found, "dtype", None) or "float64")
-        return Leaf((), dtype.name, dtype.itemsize)
+    if getattr(found, "shape", None) is None or getattr(found, "dtype", None) is None:
+        raise errors.CheckpointError(
+            f"{leaves.spell(path)}: expected an array, got {type(found).__name__}; "
+            "a training state holds arrays and scalars only"
+        )
     return describe(found)
 
 

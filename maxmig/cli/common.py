@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, optional: bool | str = False) -> None:
     """Adds CONFIG, the trailing `key=value` overrides and `--simulate-devices`.
 
     Args:
         parser: the verb's parser.
-        optional: CONFIG may be left out; the base configuration is used then.
+        optional: CONFIG may be left out; then the base configuration is used, or the one named.
     """
     parser.add_argument(
         "config",
         metavar="CONFIG",
         nargs="?" if optional else None,
         help="YAML file, or the name of a built-in configuration such as demo"
-        + (" (default: the base configuration)" if optional else ""),
+        + (f" (default: {optional if isinstance(optional, str) else 'base'})" if optional else ""),
     )
     parser.add_argument(
         "overrides",
@@ -49,8 +49,12 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(args: argparse.Namespace) -> "Config":
+def load_config(args: argparse.Namespace, default: str | None = None) -> "Config":
     """The configuration that the arguments ask for; sets up simulated devices as well.
+
+    Args:
+        args: with `config` and `overrides`.
+        default: the configuration when none is given; None is the base configuration.
 
     Raises:
         ConfigError: an override is not `key=value`, or the configuration is not valid.
@@ -69,7 +73,7 @@ def load_config(args: argparse.Namespace) -> "Config":
             )
     from maxmig import config
 
-    return config.load(path, overrides)
+    return config.load(path or default, overrides)
 
 
 def setup_devices(count: int | None) -> None:

@@ -36,8 +36,7 @@ class _Teller:
 
 def run(args: argparse.Namespace) -> int:
     """Tells the story, writes the report, and says whether every claim held."""
-    args.config = args.config or "demo"
-    cfg = common.load_config(args)
+    cfg = common.load_config(args, default="demo")
     from maxmig import demo, parity
     from maxmig.demo import page
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
-    common.add_config_arguments(parser, optional=True)
+    common.add_config_arguments(parser, optional="demo")
     parser.add_argument(
         "--output",
         default="maxmig_output/demo",

@@ -1,7 +1,6 @@
 """`maxmig eval`: the loss of a checkpoint on held-out data."""
 
 import argparse
-import math
 
 from maxmig.cli import common, console
 from maxmig.cli.verb import Verb
@@ -13,18 +12,22 @@ def run(args: argparse.Namespace) -> int:
     from maxmig.cli import checkpoints
     from maxmig.train import evaluate
 
-    runtime, params, source = checkpoints.weights(cfg, args.checkpoint)
+    weights = checkpoints.weights(cfg, args.checkpoint)
+    runtime = weights.runtime
     batches = evaluate.loader(runtime)
+    console.note(f"weights  {weights}")
     console.note(f"rung     {runtime.proof}")
     console.note(f"data     {batches.summary}")
-    found = evaluate.run(runtime, params, batches, args.steps)
+    with batches:
+        found = evaluate.run(runtime, weights.params, batches, args.steps)
     if args.json:
         console.emit_json(
             {
                 "stage": runtime.proof.stage.value,
-                "checkpoint": source,
+                "checkpoint": weights.directory,
+                "checkpoint_step": weights.step,
                 "loss": found.loss,
-                "perplexity": math.exp(min(found.loss, 700.0)),
+                "perplexity": found.perplexity,
                 "tokens": found.tokens,
                 "batches": found.batches,
             }

@@ -35,22 +35,25 @@ def run(args: argparse.Namespace) -> int:
     from maxmig.train import distributed, folder, loop
 
     together = distributed.start()
+    if not cfg.run.run_name:
+        if together:
+            raise errors.ConfigError(
+                "run_name: expected a name, for several processes must write to one folder; "
+                "give run_name=NAME to each"
+            )
+        cfg = cfg.replace(run_name=folder.of(cfg).root.name)
+    command = resume_command(args, cfg.run.run_name)
     try:
-        if not cfg.run.run_name:
-            if together:
-                raise errors.ConfigError(
-                    "run_name: expected a name, for several processes must write to one folder; "
-                    "give run_name=NAME to each"
-                )
-            cfg = cfg.replace(run_name=folder.of(cfg).root.name)
-        command = resume_command(args, cfg.run.run_name)
         with console.LiveLine() as live:
             result = loop.run(cfg, _Watch(live), resume_command=command)
-        if distributed.first():
-            _tell(args, result)
-    finally:
-        if together:
-            distributed.stop()
+    except loop.StoppedAtOnce:
+        raise
+    except errors.Interrupted:
+        distributed.stop()
+        raise
+    if distributed.first():
+        _tell(args, result)
+    distributed.stop()
     return 0
 
 
@@ -95,7 +98,8 @@ VERB = Verb(
     help="train a model, or resume, under the rung that the flags name",
     examples=(
         "maxmig train configs/demo.yml steps=20",
-        "maxmig train configs/demo.yml enable_nnx=true pure_nnx=true pure_nnx_decoder=true steps=40",
+        "maxmig train configs/demo.yml steps=40 enable_nnx=true pure_nnx=true "
+        "pure_nnx_decoder=true",
     ),
     add_arguments=add_arguments,
     run=run,

@@ -90,8 +90,8 @@ def tell(cfg: Config, output: Path, teller: Teller) -> Outcome:
 
     teller.chapter(f"Train {half} steps under Linen")
     first = loop.run(linen.replace(steps=half), teller)
-    losses = metrics.read(first.folder.metrics)
-    teller.tell(f"loss {losses[0]['loss']:.4f} -> {losses[-1]['loss']:.4f}")
+    losses = [record["loss"] for record in metrics.read(first.folder.metrics) if "loss" in record]
+    teller.tell(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} nats a byte")
     source = first.folder.checkpoints
 
     teller.chapter("Convert its checkpoint to NNX, and compare leaf by leaf")

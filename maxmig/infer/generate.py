@@ -97,23 +97,35 @@ class Generator:
         return out.logits[:, -1], out.cache
 
     def _check(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
-        model = self._backend.cfg
-        for row, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise errors.ConfigError(
-                    f"prompt {row} has no tokens; expected one or more (set prompt=, or add_bos=true)"
-                )
-            outside = [t for t in prompt if not 0 <= t < model.vocab]
-            if outside:
-                raise errors.ConfigError(
-                    f"prompt {row} has the token {outside[0]}, but the vocabulary is 0 to "
-                    f"{model.vocab - 1}: tokenizer and model do not belong together"
-                )
-            total, table = len(prompt) + new_tokens, model.decoder.positions
-            if table is not None and total > table.rows:
-                raise errors.ConfigError(
-                    f"prompt {row} and the new tokens are {total} tokens long, but the model has "
-                    f"positions for {table.rows} (trainable_position_size); ask for fewer tokens"
-                )
+        if not prompts:
+            raise errors.ConfigError("expected at least one prompt, got none")
         if new_tokens < 1:
             raise errors.ConfigError(f"expected at least one new token, got {new_tokens}")
+        for row, prompt in enumerate(prompts):
+            self._check_prompt(f"prompt {row + 1} of {len(prompts)}", prompt, new_tokens)
+
+    def _check_prompt(self, name: str, prompt: Sequence[int], new_tokens: int) -> None:
+        model, longest = self._backend.cfg, self._cfg.generate.max_prefill_predict_length
+        if not len(prompt):
+            raise errors.ConfigError(
+                f"{name} has no tokens; expected at least one (set prompt, or add_bos=true)"
+            )
+        if len(prompt) > longest:
+            raise errors.ConfigError(
+                f"{name} is {len(prompt)} tokens long, expected at most {longest} "
+                "(max_prefill_predict_length); shorten it, or set max_prefill_predict_length="
+                f"{len(prompt)}"
+            )
+        outside = [t for t in prompt if not 0 <= t < model.vocab]
+        if outside:
+            raise errors.ConfigError(
+                f"{name} has the token {outside[0]}, but the vocabulary is 0 to "
+                f"{model.vocab - 1}: tokenizer and model do not belong together"
+            )
+        total, table = len(prompt) + new_tokens, model.decoder.positions
+        if table is not None and total > table.rows:
+            raise errors.ConfigError(
+                f"{name} and {new_tokens} new tokens are {total} tokens long, but the model has "
+                f"positions for {table.rows} (trainable_position_size); ask for at most "
+                f"{max(table.rows - len(prompt), 0)} new tokens"
+            )

@@ -75,7 +75,7 @@ def render(report: "Report") -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": reports.number, "place": _place}
+    environment.filters |= {"number": reports.number, "place": _place, "path": _breakable}
     environment.globals |= {
         "symbols": SYMBOLS,
         "needs": reports.needs,
@@ -84,7 +84,7 @@ def render(report: "Report") -> str:
         "values": _values,
     }
     checks = {check.name: check for check in report.checks}
-    of_steps = {name: checks[name] for name in ("params", "moments", "metrics") if name in checks}
+    of_steps = {name: check for name, check in checks.items() if name in plots.OF_STEPS}
     return environment.get_template("report.html.j2").render(
         report=report,
         checks=checks,
@@ -100,6 +100,15 @@ def render(report: "Report") -> str:
 def _columns(report: "Report") -> list[str]:
     """Start, batches, steps: the items in the order of the run."""
     return list(dict.fromkeys(item for check in report.checks for item in check.items))
+
+
+def _breakable(text: str) -> Any:
+    """A path that may go to the next line after each `/`."""
+    import markupsafe
+
+    return markupsafe.Markup("<wbr>").join(
+        part + "/" * (number < text.count("/")) for number, part in enumerate(text.split("/"))
+    )
 
 
 def _place(extreme: Any) -> str:

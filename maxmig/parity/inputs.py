@@ -1,6 +1,7 @@
 """What both sides are fed: batches of the configuration's own data, and one made to be awkward."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -61,11 +62,11 @@ def packed(rows: int, length: int, vocab: int, *, seed: int) -> Batch:
     for row in range(rows):
         if rows >= 4 and row == rows - 1:
             break
-        used = max(1, length - rng.integers(1, max(2, length // 4 + 1))) if length > 1 else 1
+        used = max(1, length - int(rng.integers(1, max(2, length // 4 + 1))))
         pieces = min(used, 2 + row % 3)
         inner = np.sort(rng.choice(np.arange(1, used), pieces - 1, replace=False))
         borders = [0, *inner.tolist(), used]
-        for number, (start, end) in enumerate(zip(borders, borders[1:], strict=False), 1):
+        for number, (start, end) in enumerate(itertools.pairwise(borders), 1):
             tokens = rng.integers(min(1, vocab - 1), vocab, end - start + 1)
             batch["inputs"][row, start:end] = tokens[:-1]
             batch["targets"][row, start:end] = tokens[1:]

@@ -9,6 +9,7 @@ import numpy as np
 
 from maxmig.parity import start as starts
 from maxmig.parity.inputs import Inputs
+from maxmig.parity.results import START
 from maxmig.train.runtime import Runtime
 
 STEP = "step {}"
@@ -39,7 +40,7 @@ def observe(
     # Copies: on a CPU an array may share the host's memory, and the steps give theirs away.
     given = {path: np.array(leaf, copy=True) for path, leaf in state.items()}
     native = runtime.view.native({path: jax.numpy.asarray(leaf) for path, leaf in given.items()})
-    yield from _leaves("start", "start", runtime.view.flat(native))
+    yield from _leaves("start", START, runtime.view.flat(native))
     del native
     leaves = runtime.leaves(given)
     yield from _outputs(runtime, runtime.params(leaves), inputs)

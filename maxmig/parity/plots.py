@@ -26,7 +26,7 @@ _COLOURS = {
     "bad": "#0a0b07",
     "band": "#0a0b08",
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10.0,
@@ -42,7 +42,9 @@ _STYLE = {
     "axes.spines.right": False,
 }
 _MARKERS = ("o", "s", "^", "D", "v")
+OF_STEPS = ("params", "moments", "metrics")
 MOST_LEAVES = 40
+_WIDTH = 10.5  # inches, which the page scales so that the text has the size of its own
 
 
 def loss(curve: Curve, control: str, candidate: str) -> str:
@@ -50,7 +52,7 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
     if not curve.steps:
         return ""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "loss"}):
-        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats")
@@ -58,7 +60,13 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
         axes.grid(axis="y")
         drawn = axes.plot(curve.steps, curve.control, color=_COLOURS["control"], lw=5, alpha=0.35)
         drawn += axes.plot(
-            curve.steps, curve.candidate, color=_COLOURS["candidate"], lw=1.6, ls="--", marker="o", ms=5
+            curve.steps,
+            curve.candidate,
+            color=_COLOURS["candidate"],
+            lw=1.6,
+            ls="--",
+            marker="o",
+            ms=5,
         )
         axes.margins(y=0.35)
         other = axes.twinx()
@@ -66,11 +74,14 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
         gaps = [b - a for a, b in zip(curve.control, curve.candidate, strict=True)]
         exact = not any(gaps)
         colour = _COLOURS["good" if exact else "bad"]
-        drawn += other.plot(curve.steps, gaps, color=colour, lw=1, ls=":", marker="D", mfc="none", ms=6)
+        drawn += other.plot(
+            curve.steps, gaps, color=colour, lw=1, ls=":", marker="D", mfc="none", ms=6
+        )
         finite = [abs(gap) for gap in gaps if math.isfinite(gap)]
         reach = max(finite, default=0.0) or 1.0
         other.set_ylim(-1.15 * reach, 1.15 * reach)
         other.set_ylabel("candidate minus control")
+        other.axhline(0.0, color=_COLOURS["grid"], lw=0.8, zorder=0)
         if exact:
             other.set_yticks([0.0], ["exactly 0"])
         label = "difference (right axis)" + (": exactly 0 at every step" if exact else "")
@@ -94,7 +105,7 @@ def gradients(check: Check) -> str:
     paths = [path for path in leaves if path in set(worst)]
     items = list(check.items)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "gradients"}):
-        figure = Figure(figsize=(8.6, 1.35 + 0.26 * len(paths)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 1.3 + 0.27 * len(paths)), layout="constrained")
         axes = figure.subplots()
         scale = _Scale([m.rel_l2 for path in paths for m in leaves[path]])
         spread = 0.18 if len(items) > 1 else 0.0
@@ -126,7 +137,7 @@ def by_step(checks: Mapping[str, Check]) -> str:
     if not lines:
         return ""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "steps"}):
-        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
         axes = figure.subplots()
         scale = _Scale([value for points in lines.values() for _, value in points])
         width = max((step for points in lines.values() for step, _ in points), default=1)
@@ -135,7 +146,10 @@ def by_step(checks: Mapping[str, Check]) -> str:
             shift = 0.012 * width * (number - (len(lines) - 1) / 2)
             places = [(step + shift, scale(value), value) for step, value in points]
             axes.plot(
-                [x for x, _, _ in places], [y for _, y, _ in places], color=_COLOURS["muted"], lw=0.8
+                [x for x, _, _ in places],
+                [y for _, y, _ in places],
+                color=_COLOURS["muted"],
+                lw=0.8,
             )
             _dots(axes, places, number, name)
         scale.dress(axes, "y", None)
@@ -147,7 +161,7 @@ def by_step(checks: Mapping[str, Check]) -> str:
 
 
 def _dots(axes: Any, points: Sequence[tuple[float, float, float]], number: int, label: str) -> None:
-    """Filled where there is a difference, hollow where it is exactly zero; a shape for each series."""
+    """A shape for each series: filled where there is a difference, hollow where it is zero."""
     marker = _MARKERS[number % len(_MARKERS)]
     for zero in (True, False):
         here = [(x, y) for x, y, value in points if (value == 0) is zero]
@@ -181,7 +195,7 @@ class _Scale:
 
     def dress(self, axes: Any, axis: str, limit: float | None) -> None:
         """Ticks, the band of exact zero, and the limit."""
-        step = max(1, (self.high - self.low) // 6)
+        step = max(1, math.ceil((self.high - self.low) / 5))
         decades = list(range(self.low, self.high + 1, step))
         ticks = [self(0.0), *decades]
         labels = ["exactly 0", *(f"1e{d}" for d in decades)]
@@ -211,9 +225,7 @@ def _few(steps: Sequence[int]) -> list[int]:
 def _svg(figure: Figure) -> str:
     """The figure as an <svg> element for a page: no prolog, no metadata, colours by name."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-    )
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""What counts as equal: the same bits where arithmetic is deterministic, else a stated tolerance."""
+"""What counts as equal: the same bits where that can be had, else a stated tolerance."""
 
 import dataclasses
 from collections.abc import Mapping

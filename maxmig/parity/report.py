@@ -7,6 +7,7 @@ from typing import Any
 
 from maxmig.parity.policy import Policy
 from maxmig.parity.results import (
+    START,
     Check,
     Coverage,
     Curve,
@@ -49,7 +50,7 @@ class Report:
     candidate: Side
     policy: Policy
     checks: tuple[Check, ...] = ()
-    coverage: Coverage = Coverage()
+    coverage: Coverage = dataclasses.field(default_factory=Coverage)
     inputs: tuple[Input, ...] = ()
     origin: Origin | None = None
     doubts: tuple[str, ...] = ()
@@ -112,7 +113,8 @@ class Report:
             check, m = self.first_failure
             at = m.problem or (m.max_abs.place if m.max_abs else m.path)
             where = at if m.path in at else f"{m.path}: {at}"
-            return f"{a} and {b} differ, first in {check.name} ({m.item}), at {where}"
+            when = "" if m.item == START else f" ({m.item})"
+            return f"{a} and {b} differ, first in {check.name}{when}, at {where}"
         if self.exact:
             return f"{a} and {b} are exactly equal, bit for bit: {amount}"
         return f"{a} and {b} agree within the tolerance: {amount}"
@@ -155,7 +157,7 @@ class Report:
         return {check.name: check for check in self.checks}[name]
 
     def document(self) -> dict[str, Any]:
-        """The report for `--json`: measurements that are equal bit for bit are counted, not listed."""
+        """The report for `--json`: what is equal bit for bit is counted, not listed."""
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "maxmig.parity.run",
@@ -192,7 +194,8 @@ def describe(check: Check) -> str:
     if m is None:
         return check.reason
     count = len(check.failures)
-    head = f"{count} of {check.arrays} differ, first in {m.item}: " if check.arrays > 1 else ""
+    when = "" if m.item == START else f", first in {m.item}"
+    head = f"{count} of {check.arrays} differ{when}: " if check.arrays > 1 else ""
     if m.problem:
         return f"{head}{m.path}: {m.problem}"
     assert m.max_abs is not None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from maxmig import errors, trees
 
 SIDES = ("control", "candidate")
+START = "start"  # the item of what is compared before any batch
 
 
 class Verdict(enum.Enum):
@@ -64,8 +65,8 @@ class Measurement:
             cannot be subtracted.
         zero: both sides are nothing but zeros.
         values: both values of a scalar.
-        problem: what no tolerance forgives: NaN, infinity, a leaf that one side does not have, zeros
-            on one side only.
+        problem: what no tolerance forgives: NaN, infinity, a leaf that one side does not have,
+            zeros on one side only.
     """
 
     item: str

@@ -24,13 +24,19 @@ class Evaluation:
     tokens: int
     batches: int
 
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), as far as it can be told."""
+        return math.exp(min(self.loss, 700.0))
+
     def values(self) -> dict[str, float]:
         """The numbers as metrics."""
         return {"eval_loss": self.loss, "eval_tokens": self.tokens, "eval_batches": self.batches}
 
     def __str__(self) -> str:
-        perplexity = math.exp(min(self.loss, 700.0))
-        return f"loss {self.loss:.4f}  perplexity {perplexity:.3f}  over {self.tokens:,} tokens"
+        return (
+            f"loss {self.loss:.4f}  perplexity {self.perplexity:.3f}  over {self.tokens:,} tokens"
+        )
 
 
 def loader(runtime: Runtime) -> Loader:

@@ -38,6 +38,10 @@ class Silent:
         """Ignores it."""
 
 
+class StoppedAtOnce(errors.Interrupted):
+    """The user stopped a run twice: nothing was waited for, and nothing more was saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """How a run ended.
@@ -103,7 +107,7 @@ def run(
         try:
             leaves, values, interrupted = session.train(begun, stop)
         except KeyboardInterrupt:
-            raise _AtOnce(_abrupt(session.done, store, resume_command)) from None
+            raise StoppedAtOnce(_abrupt(session.done, store, resume_command)) from None
         step = session.done
         if interrupted:
             raise errors.Interrupted(_farewell(step, place, store, resume_command))
@@ -132,7 +136,7 @@ class _Session:
         self.done = 0
 
     def train(self, begun: start.Start, stop: "_Stop") -> tuple[Leaves, Mapping[str, float], bool]:
-        """Runs to the last step; returns the state, the last numbers, and whether it was stopped."""
+        """Runs to the last step: the state, the last numbers, and whether it was stopped."""
         cfg, leaves, self.done = self._cfg, begun.leaves, begun.step
         total, period = cfg.train.steps, cfg.run.log_period
         pending: _Pending | None = None
@@ -145,7 +149,7 @@ class _Session:
             if self.done == begun.step:
                 self._clock.start(self.done)  # this call compiled, which is no step's time
             self.done += 1
-            # Numbers are fetched one step late, when the device has them: no step waits for the host.
+            # Numbers are fetched one step late, when the device has them: no step waits for it.
             values = self._report(pending) or values
             pending = (self.done, measured, batch["inputs"].size * jax.process_count())
             evaluating = _due(self.done, cfg.train.eval_interval)
@@ -188,7 +192,7 @@ class _Session:
         return step == self._cfg.train.steps or _due(step, self._cfg.run.log_period)
 
     def _undue(self, pending: "_Pending") -> "_Pending | None":
-        """What is left to tell: the numbers of a step that is told only if it turns out the last."""
+        """What is left to tell: the numbers of a step that is told only if it is the last."""
         return None if self._is_told(pending[0]) else pending
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
@@ -280,15 +284,11 @@ class _Stop:
         self.asked = True
 
 
-class _AtOnce(errors.Interrupted):
-    """A second signal: nothing is waited for."""
-
-
 def _closing(store: Store) -> Callable[..., None]:
     """Closes the store at the end, which waits for a save in the background."""
 
     def leave(kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, KeyboardInterrupt | _AtOnce):
+        if not isinstance(error, KeyboardInterrupt | StoppedAtOnce):
             store.close()
 
     return leave

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ class Writer:
         """
         Args:
             folder: of the run.
-            start: number of updates that are done already; records beyond it, left by a run that was
-                killed after its last checkpoint, are removed, for they are written again. A run that
-                starts from nothing leaves older records in a file beside its own.
+            start: number of updates that are done already; records beyond it, left by a run that
+                was killed after its last checkpoint, are removed, for they are written again. A run
+                that starts from nothing leaves older records in a file beside its own.
             tensorboard: whether TensorBoard events are written.
 
         Raises:
@@ -135,7 +134,7 @@ def _keep_until(path: Path, start: int) -> None:
         return
     replacement = path.with_name(path.name + ".tmp")
     replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(replacement, path)
+    replacement.replace(path)
 
 
 def _until(step: float | None, start: int) -> bool:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -181,6 +184,16 @@ def test_a_failed_conversion_leaves_no_trace(error, source, tmp_path, monkeypatc
         convert.run(plan, there, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert (there / "note").read_text() == "mine"
+
+
+def test_remains_of_killed_conversions_are_cleared(source, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".there.maxmig-tmp-{dead.pid}").mkdir()
+    living = tmp_path / f".there.maxmig-tmp-{os.getppid()}"
+    living.mkdir()
+    convert.run(convert.plan(checkpoint.read(source("gpt3_linen_scan")), "nnx"), tmp_path / "there")
+    assert {path.name for path in tmp_path.iterdir()} == {"there", living.name}
 
 
 def leaf(*shape):

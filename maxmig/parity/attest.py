@@ -1,0 +1,90 @@
+"""What was run, on what, and which rung each side really is: told before anything is compared."""
+
+import platform as machine
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+import maxmig
+from maxmig.checkpoint import store
+from maxmig.config import Config
+from maxmig.parity import policy
+from maxmig.parity.faults import Fault
+from maxmig.parity.report import Report
+from maxmig.parity.results import Side, Subject
+from maxmig.train.runtime import Runtime
+
+
+def describe(
+    cfg: Config,
+    pair: tuple[Runtime, Runtime],
+    config_name: str,
+    devices: Sequence[jax.Device] | None,
+) -> Report:
+    device = (jax.devices() if devices is None else devices)[0]
+    m, spec = cfg.model, pair[0].backend.spec
+    stack = "scanned" if cfg.stack.scan_layers else "unscanned"
+    kind = f"{device.platform}" + (f" ({device.device_kind})" if device.platform != "cpu" else "")
+    subject = Subject(
+        config=config_name or cfg.run.run_name or cfg.run.model_name,
+        config_digest=cfg.digest,
+        model=f"{m.decoder_block}, {m.num_decoder_layers} layers {stack}, width {m.emb_dim}, "
+        f"vocabulary {m.vocab_size}",
+        parameters=sum(int(np.prod(param.shape)) for param in spec.values()),
+        dtypes=policy.dtypes(cfg),
+        devices=f"{pair[0].devices} x {kind}",
+    )
+    control, candidate = (_prove(runtime) for runtime in pair)
+    return Report(
+        subject,
+        control,
+        candidate,
+        policy.choose(cfg, device.platform),
+        environment=_environment(),
+    )
+
+
+def _prove(runtime: Runtime) -> Side:
+    proof = runtime.proof
+    return Side(
+        runtime.cfg.flags.stage.value,
+        proof.stage.value,
+        proof.state,
+        dict(proof.modules),
+        runtime.cfg.digest,
+    )
+
+
+def doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]:
+    found = [
+        f"asked for {side.asked}, but the objects that were built are {side.proved}"
+        for side in (control, candidate)
+        if side.asked != side.proved
+    ]
+    if control.proved == candidate.proved and not allow_same:
+        found.append(
+            f"both sides are {control.proved}, so nothing was compared; choose two rungs, or "
+            "measure noise with --allow-same"
+        )
+    return tuple(found)
+
+
+def notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
+    found = []
+    if allow_same and pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
+        found.append("A/A: the same rung on both sides; this measures noise, not a migration")
+    if fault:
+        found.append(f"a fault was put in on purpose: {fault.name}")
+    if pair[0].settings.dropout:
+        found.append("dropout is on in the optimizer steps, off in logits, loss and gradients")
+    return tuple(found)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **store.versions(),
+        "maxmig": maxmig.__version__,
+        "python": machine.python_version(),
+        "platform": f"{machine.system()} {machine.machine()}",
+    }

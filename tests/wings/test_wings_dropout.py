@@ -1,0 +1,143 @@
+"""Dropout's masks: other ones in each layer, site, step and micro-batch; the same on every rung.
+
+A mask is a function of its key, so the tests record the keys that reach `core.dropout`, out of
+scans, rematerialised layers and micro-batches alike, while whole training steps run.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maxmig.config.flags import Stage
+from maxmig.core import dropout
+from maxmig.core.context import Context
+from maxmig.train.runtime import Runtime
+
+OPTIONS = ("dropout_rate=0.2", "base_num_decoder_layers=3", "gradient_accumulation_steps=2")
+SITES = {"embeddings": 1, "mlp": 3, "layer": 3}  # how often each is passed in a forward pass
+
+Key = tuple[str, tuple[int, ...]]
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[Key]]:
+    """Counts the (site, key) of every mask that is drawn while programs run."""
+    seen: Counter[Key] = Counter()
+    forward = dropout.forward
+
+    def spy(x: Any, rate: float, context: Context, site: str) -> Any:
+        key = context.at(site).key
+        if key is not None:
+            data = jax.random.key_data(key)
+            jax.debug.callback(lambda d: seen.update([(site, tuple(np.asarray(d).tolist()))]), data)
+        return forward(x, rate, context, site)
+
+    monkeypatch.setattr(dropout, "forward", spy)
+    yield seen
+
+
+def run(keys: Counter[Key], stage: Stage, *options: str, steps: int = 2) -> Counter[Key]:
+    """The keys of some training steps of an own runtime (its programs hold the spy)."""
+    cfg = helpers.config("tiny_llama2", *OPTIONS, *options, stage=stage)
+    rt = Runtime(cfg, devices=jax.devices()[:1])
+    leaves = rt.init()
+    keys.clear()
+    helpers.train(rt, leaves, [helpers.batch(rows=4)] * steps)
+    jax.effects_barrier()
+    return Counter(keys)
+
+
+def test_every_layer_site_step_and_micro_batch_has_its_own_mask(
+    keys: Counter[Key], wing: Stage
+) -> None:
+    steps, micro = 2, 2
+    for options in ((), ("scan_layers=false",)):
+        found = run(keys, wing, *options, "remat_policy=none", steps=steps)
+        assert set(found.values()) == {1}, "a key was used twice"
+        by_site = Counter(site for site, _ in found)
+        assert by_site == {site: n * steps * micro for site, n in SITES.items()}
+
+
+def test_the_masks_are_those_of_every_rung_scanned_or_not_and_of_every_remat(
+    keys: Counter[Key], stage: Stage
+) -> None:
+    wanted = run(keys, Stage.LINEN, "scan_layers=false", "remat_policy=none")
+    for options in (("scan_layers=true",), ("scan_layers=false", "remat_policy=minimal")):
+        # What is rematerialised draws its mask again, and it must be the same one.
+        assert set(run(keys, stage, *options)) == set(wanted)
+
+
+def test_another_seed_gives_other_masks(keys: Counter[Key]) -> None:
+    one, other = run(keys, Stage.NNX), run(keys, Stage.NNX, "init_weights_seed=1")
+    assert len(one) == len(other) == sum(SITES.values()) * 4
+    assert not set(one) & set(other)
+
+
+def test_a_stack_that_does_not_advance_its_stream_is_seen(
+    keys: Counter[Key], monkeypatch: pytest.MonkeyPatch, wing: Stage
+) -> None:
+    """Negative control: the commonest bug of scanned dropout, one mask for all layers."""
+    monkeypatch.setattr(Context, "layer", lambda self, index: self)
+    found = run(keys, wing, "remat_policy=none")
+    assert set(found.values()) == {1, 3}
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_resumed_run_draws_the_masks_that_would_have_followed(cut: int, wing: Stage) -> None:
+    options = ("dropout_rate=0.2", "base_num_decoder_layers=2")
+    rt = helpers.runtime("tiny_llama2", *options, stage=wing)
+    batches = [helpers.batch(rows=4, seed=i) for i in range(4)]
+    whole, last = helpers.train(rt, rt.init(), batches)
+    first, half = helpers.train(rt, rt.init(), batches[:cut])
+    again = Runtime(helpers.config("tiny_llama2", *options, stage=wing), jax.devices()[:1])
+    second, end = helpers.train(again, again.leaves(half), batches[cut:])
+    assert first + second == whole
+    helpers.same(end, last)
+    # Negative control: with the step number lost, other masks are drawn.
+    lost = half | {"step": np.zeros((), np.int32)}
+    other, _ = helpers.train(again, again.leaves(lost), batches[cut:])
+    assert other[0]["loss"] != whole[cut]["loss"]
+
+
+def test_evaluation_and_logits_drop_nothing(wing: Stage) -> None:
+    rt = helpers.runtime("tiny_llama2", "dropout_rate=0.5", stage=wing)
+    plain = helpers.runtime("tiny_llama2", stage=wing)
+    params, one = helpers.only(rt, helpers.weights("tiny_llama2")), helpers.batch()
+    np.testing.assert_array_equal(rt.logits(params, one), plain.logits(params, one))
+    dropping, still = rt.evaluate(params, one), plain.evaluate(params, one)
+    assert float(dropping.cross_entropy) == float(still.cross_entropy)
+    helpers.same(rt.gradients(params, one)[1], plain.gradients(params, one)[1])
+    # The control: in training the rate is in force.
+    losses = [
+        float(r.train(helpers.fresh(r, helpers.weights("tiny_llama2")), one)[1]["loss"])
+        for r in (rt, plain)
+    ]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_rate_is_respected_and_the_mean_kept(rate: float) -> None:
+    rows, features = 64, 512
+    context = helpers.context(rows, 3, key=jax.random.key(0))
+    got = np.asarray(dropout.forward(jnp.ones((rows, 3, features)), rate, context, "here"))
+    dropped = got == 0
+    n = rows * features
+    assert abs(dropped[:, 0].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
+    np.testing.assert_allclose(got[~dropped], 1 / (1 - rate), rtol=1e-6)
+    # One mask for all tokens of a row, as in MaxText; another for each row.
+    assert (dropped == dropped[:, :1]).all()
+    assert (dropped[0] != dropped[1]).any()
+
+
+def test_without_a_key_or_a_rate_nothing_is_dropped() -> None:
+    x = jnp.ones((2, 3, 8))
+    context = helpers.context(2, 3, key=jax.random.key(0))
+    assert dropout.forward(x, 0.0, context, "here") is x
+    assert dropout.forward(x, 0.5, dataclasses.replace(context, key=None), "here") is x
