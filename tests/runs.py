@@ -42,7 +42,23 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def text(folder: Path) -> Path:
     """A small corpus of documents of other lengths, so that packed rows hold several."""
-    words = "the quick brown fox jumps over a lazy dog while rain falls on green hills".split()
+    words = [
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "jumps",
+        "over",
+        "a",
+        "lazy",
+        "dog",
+        "while",
+        "rain",
+        "falls",
+        "on",
+        "green",
+        "hills",
+    ]
     documents = [" ".join(words[i % 7 : i % 7 + 1 + i % 5]) + "\n" for i in range(150)]
     path = folder / "corpus.txt"
     path.write_text("\n".join(documents))

@@ -1,5 +1,6 @@
 """What was run, on what, and which rung each side really is: told before anything is compared."""
 
+import dataclasses
 import platform as machine
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ def describe(
     config_name: str,
     devices: Sequence[jax.Device] | None,
 ) -> Report:
+    """A report without checks: the subject, and what the objects of both sides prove."""
     device = (jax.devices() if devices is None else devices)[0]
     m, spec = cfg.model, pair[0].backend.spec
     stack = "scanned" if cfg.stack.scan_layers else "unscanned"
@@ -57,6 +59,7 @@ def _prove(runtime: Runtime) -> Side:
 
 
 def doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]:
+    """Why a comparison would prove nothing, known before it starts."""
     found = [
         f"asked for {side.asked}, but the objects that were built are {side.proved}"
         for side in (control, candidate)
@@ -70,15 +73,32 @@ def doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
+def notes(pair: tuple[Runtime, Runtime], fault: Fault | None) -> tuple[str, ...]:
+    """What a reader of the report must know besides."""
     found = []
-    if allow_same and pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
+    if pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
         found.append("A/A: the same rung on both sides; this measures noise, not a migration")
     if fault:
         found.append(f"a fault was put in on purpose: {fault.name}")
     if pair[0].settings.dropout:
         found.append("dropout is on in the optimizer steps, off in logits, loss and gradients")
     return tuple(found)
+
+
+def with_longer_schedule(report: Report, pair: tuple[Runtime, Runtime], step: int) -> Report:
+    """The report, now of sides whose learning-rate schedule was made longer."""
+    length = pair[0].cfg.schedule_steps
+    note = (
+        f"the learning rate is 0 from step {step} on, where these weights are from; both sides ran "
+        f"with learning_rate_schedule_steps={length}, so that the optimizer steps move them"
+    )
+    sides = [
+        dataclasses.replace(side, config_digest=runtime.cfg.digest)
+        for side, runtime in zip((report.control, report.candidate), pair, strict=True)
+    ]
+    return dataclasses.replace(
+        report, control=sides[0], candidate=sides[1], notes=(*report.notes, note)
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -66,8 +66,8 @@ def build(
         doubt = ""
         if name == "params" and len(unmoved) == parameters:
             doubt = (
-                "no optimizer step moved any parameter (learning rate 0?); give the schedule room, "
-                "for example learning_rate_schedule_steps=1000"
+                "no optimizer step moved any parameter (learning rate 0?); ask for more steps, or "
+                "set learning_rate, warmup_steps_fraction or learning_rate_schedule_steps"
             )
         made.append(
             Check(

@@ -60,68 +60,84 @@ def run(
         PreflightError: there is more than one host.
     """
     began = time.monotonic()
-    _check_request(steps)
-    pair = _runtimes(cfg, (Stage(control), Stage(candidate)), devices, fault)
+    request = _Request(
+        cfg, Stage(control), Stage(candidate), checkpoint, steps, devices, fault, note
+    )
+    request.check()
+    pair = request.runtimes()
     report = attest.describe(cfg, pair, config_name, devices)
     report = dataclasses.replace(
         report,
         steps=steps,
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        notes=attest.notes(pair, allow_same, fault),
+        notes=attest.notes(pair, fault),
         doubts=attest.doubts(report.control, report.candidate, allow_same),
     )
     if not report.doubts:
-        report = _compare(report, pair, checkpoint, fault, note)
+        report = _compare(report, request, pair)
     return dataclasses.replace(report, seconds=time.monotonic() - began)
 
 
-def _check_request(steps: int) -> None:
-    if steps < 0:
-        raise errors.ConfigError(f"steps: expected 0 or more optimizer steps, got {steps}")
-    if jax.process_count() > 1:
-        raise errors.PreflightError(
-            f"parity holds whole arrays against one another and runs on one host, but there are "
-            f"{jax.process_count()}; run it on one of them, with --simulate-devices for the mesh"
-        )
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What `run` was asked for."""
+
+    cfg: Config
+    control: Stage
+    candidate: Stage
+    checkpoint: str | Path | None
+    steps: int
+    devices: Sequence[jax.Device] | None
+    fault: Fault | None
+    note: Callable[[str], object]
+
+    def check(self) -> None:
+        if self.steps < 0:
+            raise errors.ConfigError(f"steps: expected 0 or more, got {self.steps}")
+        if jax.process_count() > 1:
+            raise errors.PreflightError(
+                "parity holds whole arrays against one another and runs on one host, but there are "
+                f"{jax.process_count()}; run it on one, with --simulate-devices for the mesh"
+            )
+
+    def runtimes(self) -> tuple[Runtime, Runtime]:
+        """The programs of both sides; they hold no arrays yet."""
+        settings = dict(self.fault.settings) if self.fault else {}
+        control = Runtime(self.cfg.replace(**self.control.flags.as_dict()), self.devices)
+        flags = self.candidate.flags.as_dict()
+        candidate = Runtime(self.cfg.replace(**settings, **flags), self.devices)
+        if self.fault and self.fault.params:
+            candidate.backend = Broken(candidate.backend, self.fault.params)
+        return control, candidate
+
+    def start(self, control: Runtime) -> starts.Start:
+        """The state of both sides."""
+        self.note(f"weights from {self.checkpoint or 'the seed, initialised once'}")
+        if self.checkpoint is None:
+            return starts.from_seed(control)
+        return starts.from_checkpoint(control, self.checkpoint)
+
+    def schedule_end(self, control: Runtime, step: int) -> int | None:
+        """A longer schedule, if the weights are from its end, where no step would move them."""
+        rates = [control.settings.schedule(step + i) for i in range(self.steps)]
+        return 2 * (step + self.steps) if step and rates and not any(rates) else None
 
 
-def _runtimes(
-    cfg: Config,
-    rungs: tuple[Stage, Stage],
-    devices: Sequence[jax.Device] | None,
-    fault: Fault | None,
-) -> tuple[Runtime, Runtime]:
-    """The programs of both sides; they hold no arrays yet."""
-    control = Runtime(cfg.replace(**rungs[0].flags.as_dict()), devices)
-    settings = dict(fault.settings) if fault else {}
-    candidate = Runtime(cfg.replace(**settings, **rungs[1].flags.as_dict()), devices)
-    if fault and fault.params:
-        candidate.backend = Broken(candidate.backend, fault.params)
-    return control, candidate
-
-
-def _compare(
-    report: Report,
-    pair: tuple[Runtime, Runtime],
-    checkpoint: str | Path | None,
-    fault: Fault | None,
-    note: Callable[[str], object],
-) -> Report:
-    steps = report.steps
+def _compare(report: Report, request: _Request, pair: tuple[Runtime, Runtime]) -> Report:
+    steps, note = request.steps, request.note
+    start = request.start(pair[0])
+    if longer := request.schedule_end(pair[0], start.origin.step):
+        room = {"learning_rate_schedule_steps": longer}
+        pair = dataclasses.replace(request, cfg=request.cfg.replace(**room)).runtimes()
+        report = attest.with_longer_schedule(report, pair, start.origin.step)
     control, candidate = pair
     given = batches.make(control.cfg, num_devices=control.devices, steps=steps)
-    note(f"weights from {checkpoint or 'the seed, initialised once'}")
-    start = (
-        starts.from_seed(control)
-        if checkpoint is None
-        else starts.from_checkpoint(control, checkpoint)
-    )
-    (control, candidate), report = _give_room((control, candidate), report, start.origin.step)
     note(f"control   {report.control.proved}: logits, loss, gradients, {steps} steps")
     recorded = {o.key: o.array for o in observe(control, start.state, given)}
     unmoved = checks.unmoved(recorded, steps)
     note(f"candidate {report.candidate.proved}: the same, held against the control")
+    fault = request.fault
     state = fault.state(dict(start.state)) if fault and fault.state else start.state
     found = _hold(recorded, observe(candidate, state, given))
     found["configuration"] = checks.settings(control.cfg, candidate.cfg)
@@ -132,22 +148,6 @@ def _compare(
         coverage=checks.coverage(found, steps, unmoved, parameters),
         inputs=given.described,
         origin=start.origin,
-    )
-
-
-def _give_room(
-    pair: tuple[Runtime, Runtime], report: Report, step: int
-) -> tuple[tuple[Runtime, Runtime], Report]:
-    """Makes the schedule longer on both sides where a finished run would only step by zero."""
-    schedule = pair[0].settings.schedule
-    if not step or any(schedule(step + i) for i in range(report.steps)) or not report.steps:
-        return pair, report
-    room = {"learning_rate_schedule_steps": 2 * (step + report.steps)}
-    longer = [Runtime(runtime.cfg.replace(**room), runtime.given_devices) for runtime in pair]
-    note = (
-        f"the learning rate is 0 from step {step} on, where the weights are from: both sides run "
-        f"with learning_rate_schedule_steps={room['learning_rate_schedule_steps']}, so that the "
-        "steps move them"
     )
 
 

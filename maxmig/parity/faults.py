@@ -50,19 +50,36 @@ def perturbed(path: str, index: tuple[int, ...], by: float) -> Fault:
     return Fault(f"{path} {list(index)} is off by {by:g}", state=state)
 
 
-def swapped(first: int, second: int, axis: int, stack: str = "decoder/layers/") -> Fault:
-    """Two layers of a scanned stack change places in the forward pass."""
+def swapped(
+    first: int, second: int, axis: int, *, stored: bool = True, stack: str = "decoder/layers/"
+) -> Fault:
+    """Two layers of a scanned stack change places.
 
-    def params(flat: dict[str, Any]) -> dict[str, Any]:
-        return {path: swap(leaf) if path.startswith(stack) else leaf for path, leaf in flat.items()}
+    Args:
+        first: number of one layer.
+        second: number of the other.
+        axis: where the layers are, `param_scan_axis`.
+        stored: True swaps the weights, as a faulty conversion does; False leaves them and lets the
+            forward pass read them in the wrong order.
+        stack: what the paths of the stack start with.
+    """
 
-    def swap(leaf: jax.Array) -> jax.Array:
+    def swap(flat: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        start = prefix + stack
+        return {
+            path: _swap(leaf) if path.startswith(start) else leaf for path, leaf in flat.items()
+        }
+
+    def _swap(leaf: Any) -> Any:
         at = min(axis, leaf.ndim - 1)
         order = np.arange(leaf.shape[at])
         order[[first, second]] = order[[second, first]]
-        return jax.numpy.take(leaf, order, axis=at)
+        return leaf.take(order, axis=at)
 
-    return Fault(f"layers {first} and {second} are swapped", params=params)
+    if stored:
+        name = f"the weights of layers {first} and {second} are swapped"
+        return Fault(name, state=lambda flat: swap(flat, "params/"))
+    return Fault(f"layers {first} and {second} are read in the wrong order", params=swap)
 
 
 def dropped_gradient(path: str) -> Fault:

@@ -105,7 +105,7 @@ def test_what_may_be_left_out(logits: Any) -> None:
     full = batch("b")
     _, whole, _ = logits(full)
     _, some, _ = logits({k: v for k, v in full.items() if k != "targets_segmentation"})
-    # The segmentation of the inputs counts the targets then; in MaxText's batches they are the same.
+    # The segmentation of the inputs counts the targets then; in MaxText's batches it is the same.
     np.testing.assert_array_equal(full["targets_segmentation"], full["inputs_segmentation"])
     assert some["loss"] == whole["loss"]
     _, plain, _ = logits({k: v for k, v in full.items() if k in ("inputs", "inputs_position")})

@@ -1,4 +1,4 @@
-"""Runs that were stopped and gone on with equal runs that were not: state and metrics, bit for bit."""
+"""Runs that were stopped and resumed equal runs that were not: state and metrics, bit for bit."""
 
 import dataclasses
 import functools

@@ -137,7 +137,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, (seen, err)
     assert time.monotonic() - began < 10
     assert "stopped at once after step 4, without saving; the last checkpoint has step 2" in err
@@ -227,12 +227,12 @@ def read_whole(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 6 MB."""
+    """A disk of 16 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
     made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True
+        [mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True
     )
     if not made or made.returncode:
         pytest.skip("only root can make a small disk here")

@@ -46,8 +46,8 @@ def test_nothing_is_compiled_after_the_first_step(
         )
         done = runs.train(cfg, watch)
         assert done.runtime.train._cache_size() == 1
-        # Step s is told when step s + 1 was started. The first save, at step 2, compiles the cast of
-        # the step counter where the layout has another type for it.
+        # Step s is told when step s + 1 was started. The first save, at step 2, compiles the cast
+        # of the step counter where the layout has another type for it.
         assert watch.seen[done.first + 3] == watch.seen[done.step] > 0
 
 
@@ -72,7 +72,7 @@ def test_the_counter_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_are_fetched_only_to_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wing: Stage
 ) -> None:
-    """JAX's transfer guards do not see transfers from a CPU, so the ways to the host are watched."""
+    """JAX's transfer guards do not see transfers from a CPU: the ways to the host are watched."""
     runs.alone(monkeypatch)
     fetched: list[int] = []
     real = jax.device_get

@@ -18,10 +18,12 @@ import pytest
 from maxmig.config.flags import Stage
 from maxmig.core import dropout
 from maxmig.core.context import Context
+from maxmig.train import step as steps
 from maxmig.train.runtime import Runtime
 
 OPTIONS = ("dropout_rate=0.2", "base_num_decoder_layers=3", "gradient_accumulation_steps=2")
 SITES = {"embeddings": 1, "mlp": 3, "layer": 3}  # how often each is passed in a forward pass
+STEPS = MICRO = 2
 
 Key = tuple[str, tuple[int, ...]]
 
@@ -43,40 +45,76 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[Key]]:
     yield seen
 
 
-def run(keys: Counter[Key], stage: Stage, *options: str, steps: int = 2) -> Counter[Key]:
-    """The keys of some training steps of an own runtime (its programs hold the spy)."""
+def run(keys: Counter[Key], stage: Stage, *options: str, forward: bool = False) -> Counter[Key]:
+    """The keys of the first training steps, with the backward pass or without."""
     cfg = helpers.config("tiny_llama2", *OPTIONS, *options, stage=stage)
     rt = Runtime(cfg, devices=jax.devices()[:1])
-    leaves = rt.init()
+    params = helpers.weights("tiny_llama2", *OPTIONS, *options[:1])
+    one = jax.tree.map(jnp.asarray, helpers.batch(rows=4, length=8))
+
+    @jax.jit
+    def program(params: Any, step: Any) -> Any:
+        def total(params: Any) -> Any:
+            return steps.loss_and_gradients(
+                rt.backend,
+                params,
+                one,
+                steps.step_key(rt.settings, step),
+                z_loss=0.0,
+                accumulation=MICRO,
+            )
+
+        if not forward:
+            return total(params)
+        key = steps.step_key(rt.settings, step)
+        return steps.loss(rt.backend, params, one, key, z_loss=0.0)
+
     keys.clear()
-    helpers.train(rt, leaves, [helpers.batch(rows=4)] * steps)
+    for step in range(STEPS):
+        jax.block_until_ready(program(params, jnp.asarray(step, jnp.int32)))
     jax.effects_barrier()
     return Counter(keys)
 
 
+def distinct(found: Counter[Key]) -> Counter[str]:
+    """How many masks each site has."""
+    return Counter(site for site, _ in found)
+
+
+ALL = {site: n * STEPS * MICRO for site, n in SITES.items()}
+
+
+@pytest.mark.parametrize("scan", ["scan_layers=true", "scan_layers=false"])
 def test_every_layer_site_step_and_micro_batch_has_its_own_mask(
-    keys: Counter[Key], wing: Stage
+    keys: Counter[Key], scan: str, wing: Stage
 ) -> None:
-    steps, micro = 2, 2
-    for options in ((), ("scan_layers=false",)):
-        found = run(keys, wing, *options, "remat_policy=none", steps=steps)
-        assert set(found.values()) == {1}, "a key was used twice"
-        by_site = Counter(site for site, _ in found)
-        assert by_site == {site: n * steps * micro for site, n in SITES.items()}
+    found = run(keys, wing, scan, "remat_policy=none")
+    assert distinct(found) == ALL
+    assert set(found.values()) == {1}, "a key was used twice"
+    # What is rematerialised draws its mask again, and it must be the same one.
+    again = run(keys, wing, scan, "remat_policy=full")
+    assert set(again) == set(found)
+    assert max(again.values()) == 2
 
 
-def test_the_masks_are_those_of_every_rung_scanned_or_not_and_of_every_remat(
+_control: dict[str, set[Key]] = {}
+
+
+def test_the_masks_are_those_of_every_rung_scanned_or_not(
     keys: Counter[Key], stage: Stage
 ) -> None:
-    wanted = run(keys, Stage.LINEN, "scan_layers=false", "remat_policy=none")
-    for options in (("scan_layers=true",), ("scan_layers=false", "remat_policy=minimal")):
-        # What is rematerialised draws its mask again, and it must be the same one.
-        assert set(run(keys, stage, *options)) == set(wanted)
+    if not _control:
+        _control["keys"] = set(run(keys, Stage.LINEN, "scan_layers=false", forward=True))
+    wanted = _control["keys"]
+    assert len(wanted) == STEPS * sum(SITES.values())
+    for scan in ("scan_layers=true", "scan_layers=false"):
+        assert set(run(keys, stage, scan, forward=True)) == wanted
 
 
 def test_another_seed_gives_other_masks(keys: Counter[Key]) -> None:
-    one, other = run(keys, Stage.NNX), run(keys, Stage.NNX, "init_weights_seed=1")
-    assert len(one) == len(other) == sum(SITES.values()) * 4
+    one = run(keys, Stage.NNX, "scan_layers=true", forward=True)
+    other = run(keys, Stage.NNX, "scan_layers=true", "init_weights_seed=1", forward=True)
+    assert len(one) == len(other) == STEPS * sum(SITES.values())
     assert not set(one) & set(other)
 
 
@@ -85,8 +123,8 @@ def test_a_stack_that_does_not_advance_its_stream_is_seen(
 ) -> None:
     """Negative control: the commonest bug of scanned dropout, one mask for all layers."""
     monkeypatch.setattr(Context, "layer", lambda self, index: self)
-    found = run(keys, wing, "remat_policy=none")
-    assert set(found.values()) == {1, 3}
+    found = run(keys, wing, "scan_layers=true", forward=True)
+    assert distinct(found) == dict.fromkeys(SITES, STEPS)
 
 
 @pytest.mark.parametrize("cut", [1, 2])
