@@ -190,6 +190,11 @@ def status(word: str) -> "Text":
     return Text(f"{symbol if is_utf8(stream) else plain} {word}", style=style)
 
 
+def printable(text: str) -> str:
+    """Text that a model wrote, without characters that would steer the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+
+
 def table(
     columns: Sequence[str],
     rows: "Iterable[Sequence[Any]]",

@@ -22,7 +22,7 @@ class _Teller:
 
     def tell(self, text: str) -> None:
         self._live.close()
-        console.out("\n".join(f"   {line}" for line in text.splitlines()))
+        console.out("\n".join(f"   {line}" for line in console.printable(text).split("\n")))
 
     def note(self, text: str) -> None:
         self._live.close()

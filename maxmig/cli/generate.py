@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     for prompt, text in zip(prompts, texts, strict=True):
-        console.out(prompt + text)
+        console.out(console.printable(prompt + text))
     return 0
 
 

@@ -148,17 +148,24 @@ def attend(cfg: Attention, q: Array, k: Array, v: Array, seen: Array) -> Array:
     group = n // cfg.kv_heads
     if policy.float32_qk_product:
         q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-    grouped = jnp.reshape(q, (batch, length, cfg.kv_heads, group, h))
-    logits = jnp.einsum("blkgh,btkh->bkglt", grouped, k, precision=policy.precision)
+    # All queries of a key head are the rows of one matrix [G * L, H]. With the group as an axis of
+    # its own XLA:CPU moves the axes of every [L, T] block: a tenth of a step (docs/benchmarks.md).
+    rows = (batch, cfg.kv_heads, group * length)
+    q = jnp.reshape(q, (batch, length, cfg.kv_heads, group, h))
+    q = jnp.reshape(jnp.transpose(q, (0, 2, 3, 1, 4)), (*rows, h))
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    logits = jnp.einsum("bkmh,bkth->bkmt", q, k, precision=policy.precision)
     if cfg.soft_cap is not None:
         cap = jnp.asarray(cfg.soft_cap, logits.dtype)
         logits = jnp.tanh(logits / cap) * cap
     if policy.float32_logits:
         logits = logits.astype(jnp.float32)
-    logits = jnp.where(seen[:, None, None], logits, jnp.asarray(_MASKED, logits.dtype))
+    seen = jnp.reshape(jnp.tile(seen, (1, group, 1)), (batch, 1, *logits.shape[2:]))
+    logits = jnp.where(seen, logits, jnp.asarray(_MASKED, logits.dtype))
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - peak)
-    total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("bkglt,btkh->blkgh", weights.astype(v.dtype), v, precision=policy.precision)
-    total = jnp.moveaxis(total, -1, 1)[..., None].astype(out.dtype)
-    return jnp.reshape(out / total, (batch, length, n, h)).astype(policy.dtype)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum("bkmt,bkth->bkmh", weights.astype(v.dtype), v, precision=policy.precision)
+    out = jnp.reshape(out / total.astype(out.dtype), (batch, cfg.kv_heads, group, length, h))
+    out = jnp.transpose(out, (0, 3, 1, 2, 4))
+    return jnp.reshape(out, (batch, length, n, h)).astype(policy.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maxmig.cli import console
 from maxmig.demo.story import Outcome, Record
 
 
@@ -20,6 +21,7 @@ def write(outcome: Outcome, path: Path) -> Path:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["printable"] = console.printable
     page = environment.get_template("report.html").render(
         outcome=outcome, picture=_picture(outcome), version=__version__
     )

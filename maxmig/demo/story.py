@@ -183,9 +183,11 @@ def _diff(a: Path, b: Path) -> diff.Report:
 
 
 def _summary(report: diff.Report) -> str:
-    if report:
-        return f"{report.compared} arrays compared, all equal bit for bit"
-    return report.summary()
+    if not report:
+        return report.summary()
+    cast = [line.path for line in report.lines if line.sign == "~"]
+    but = f"; {', '.join(cast)} in another integer type" if cast else ""
+    return f"{report.compared} arrays compared, all equal bit for bit{but}"
 
 
 def _write(*runs: tuple[Config, Result]) -> dict[str, tuple[str, str]]:

@@ -189,7 +189,7 @@ def test_the_verb_finds_a_difference(capsys, monkeypatch, compare):
         (("tiny_llama2", "--candidate", "jnn"), 2, "invalid choice"),
         (("tiny_llama2", "--steps", "-1"), 2, "0 or more"),
         (("tiny_llama2", "--steps", "two"), 2, "whole number"),
-        (("no_such",), 2, "no_such"),
+        (("no_such",), 4, "no_such"),
         (("tiny_llama2", "--checkpoint", "no/such/place"), 4, "no/such/place"),
         (
             ("tiny_llama2", "--report", "/proc/nothing/report.html"),

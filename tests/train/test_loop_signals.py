@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -245,10 +246,9 @@ def test_a_full_disk(small_disk: Path, one_device: None, wing: Stage, asynchrono
     more = (*RUN, f"async_checkpointing={asynchronous}", "enable_tensorboard=true")
     first = runs.train(runs.config(small_disk, *more, "steps=2", stage=wing))
     filler = small_disk / "filler"
-    with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while True:
             file.write(bytes(4096))
-            file.flush()
     with filler.open("r+b") as file:  # room for the metrics, not for a checkpoint
         file.truncate(filler.stat().st_size - 12 * 1024)
     cfg = runs.config(small_disk, *more, "steps=20", "checkpoint_period=2", stage=wing)
@@ -268,14 +268,12 @@ def test_no_room_for_metrics(
 ) -> None:
     from maxmig.train import metrics
 
-    real = metrics.json.dumps
-
-    def dumps(record: Any, **options: Any) -> str:
-        if record.get("step") == 3:
+    def dumps(record: dict[str, Any]) -> str:
+        if record["step"] == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(record, **options)
+        return json.dumps(record)
 
-    monkeypatch.setattr(metrics.json, "dumps", dumps)
+    monkeypatch.setattr(metrics, "json", SimpleNamespace(dumps=dumps, loads=json.loads))
     cfg = runs.config(tmp_path, *RUN, "steps=5", "checkpoint_period=2")
     with pytest.raises(errors.DataError, match=r"metrics\.jsonl: .*No space left") as told:
         runs.train(cfg)
