@@ -1,7 +1,7 @@
 """The commands in README.md and docs/ are run as they stand, in order, a page in one folder.
 
-A line `$ maxmig ...` in a block marked `console` is a command. Models are made smaller on the way in,
-since what is tested is the commands, and compiling takes the time.
+A line `$ maxmig ...` in a block marked `console` is a command. Models are made smaller on the way
+in, since what is tested is the commands, and compiling takes the time.
 """
 
 import re
@@ -14,10 +14,16 @@ from maxmig.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SMALL = (
-    "base_emb_dim=16 base_mlp_dim=32 base_num_decoder_layers=2 base_num_query_heads=2 "
-    "base_num_kv_heads=2 head_dim=8 max_target_length=32 per_device_batch_size=2"
-).split()
+SMALL = [
+    "base_emb_dim=16",
+    "base_mlp_dim=32",
+    "base_num_decoder_layers=2",
+    "base_num_query_heads=2",
+    "base_num_kv_heads=2",
+    "head_dim=8",
+    "max_target_length=32",
+    "per_device_batch_size=2",
+]
 TAKES_CONFIG = {"train", "eval", "generate", "logits", "parity", "demo"}
 
 

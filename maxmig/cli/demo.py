@@ -71,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_config_arguments(parser, optional="demo")
     parser.add_argument(
         "--output",
-        default="maxmig_output/demo",
+        default="maxmig_demo",
         metavar="DIR",
-        help="folder for runs and report, made anew (maxmig_output/demo)",
+        help="folder for runs and report, made anew (maxmig_demo)",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from maxmig import infer, parity
+from maxmig import errors, infer, parity
 from maxmig.config import Config, Stage
 from maxmig.converters import accounting, checkpoint, convert, diff
 from maxmig.data import tokenizer
@@ -15,6 +15,8 @@ from maxmig.train import loop, metrics
 from maxmig.train.loop import Observer, Result
 
 Record = Mapping[str, Any]
+
+_MARK = ".made-by-maxmig-demo"
 
 
 class Teller(Observer, Protocol):
@@ -73,9 +75,12 @@ def tell(cfg: Config, output: Path, teller: Teller) -> Outcome:
         cfg: a configuration, at the bottom of the ladder; two thirds of its steps run under Linen.
         output: a folder, made anew.
         teller: hears the story.
+
+    Raises:
+        PreflightError: the folder holds something that no demo made.
     """
     began = time.monotonic()
-    shutil.rmtree(output, ignore_errors=True)
+    _clear(output)
     total, half = cfg.train.steps, max(1, cfg.train.steps * 2 // 3)
     # Both legs follow one schedule, whatever their own number of steps.
     cfg = cfg.replace(
@@ -140,6 +145,18 @@ def tell(cfg: Config, output: Path, teller: Teller) -> Outcome:
         parity=report,
         seconds=time.monotonic() - began,
     )
+
+
+def _clear(output: Path) -> None:
+    """Makes the folder anew, but never deletes what is not the demo's."""
+    if output.exists() and any(output.iterdir()) and not (output / _MARK).exists():
+        raise errors.PreflightError(
+            f"{output}: expected an empty folder, or one of an earlier demo, to write to, but it "
+            "holds other files; give another one with --output DIR"
+        )
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    (output / _MARK).touch()
 
 
 def _at(cfg: Config, stage: Stage) -> Config:

@@ -1,6 +1,9 @@
 """Several processes as one run, joined when the environment names their coordinator."""
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 
 from maxmig import errors
 
@@ -43,11 +46,33 @@ def start() -> bool:
         return True
     try:
         jax.distributed.initialize(given[_ADDRESS], count, index)
+        with _stdout_to_stderr():
+            meet()
     except RuntimeError as error:
         raise errors.PreflightError(
             f"process {index} of {count} could not join the others at {given[_ADDRESS]}: {error}"
         ) from error
     return True
+
+
+def meet() -> None:
+    """Waits until all processes have come here."""
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices("maxmig")
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keeps what a library prints below Python, as Gloo does when it connects, out of results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def stop() -> None:

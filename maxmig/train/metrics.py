@@ -32,20 +32,17 @@ class Writer:
         Raises:
             DataError: the metrics file cannot be written, or is no metrics file.
         """
-        self._path = folder.metrics
+        self._path, self._board = folder.metrics, folder.tensorboard
         self._events: Any = None
         with self._writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _keep_until(self._path, start)
             self._file = self._path.open("a", encoding="utf-8")
         if tensorboard:
-            import tensorboardX
+            from maxmig.train import tensorboard as board
 
-            with self._writing(folder.tensorboard):
-                folder.tensorboard.mkdir(parents=True, exist_ok=True)
-                self._events = tensorboardX.SummaryWriter(
-                    str(folder.tensorboard), purge_step=start + 1
-                )
+            with self._writing(self._board):
+                self._events = board.Events(self._board, start=start)
 
     def write(self, step: int, values: Values) -> None:
         """Writes one record.
@@ -59,15 +56,15 @@ class Writer:
             self._file.flush()
         if self._events is not None:
             group = "evaluation" if any(k.startswith("eval_") for k in values) else "learning"
-            for name, value in values.items():
-                self._events.add_scalar(f"{group}/{name}", value, step)
+            with self._writing(self._board):
+                self._events.write(step, {f"{group}/{k}": v for k, v in values.items()})
 
     def close(self) -> None:
         """Closes the files."""
-        with contextlib.suppress(OSError):  # nothing is buffered, so nothing can be lost here
+        with contextlib.suppress(OSError):  # nothing is held back, so nothing can be lost here
             self._file.close()
-        if self._events is not None:
-            self._events.close()
+            if self._events is not None:
+                self._events.close()
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:

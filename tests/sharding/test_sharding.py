@@ -136,7 +136,8 @@ def test_eight_devices_compute_what_one_does(shape: str, name: str, wing: Stage)
     wanted, state, _ = single(name, wing, 1)
     metrics, found, layout = run(name, wing, 8, *MESHES[shape])
     for got, want in zip(metrics, wanted, strict=True):
-        assert got["loss"] == pytest.approx(want["loss"], abs=1e-6)
+        # Relative: at these losses (6 and 13) a float32 has steps of 5e-7 and 1e-6.
+        assert got["loss"] == pytest.approx(want["loss"], rel=1e-6)
         assert got["raw_grad_norm"] == pytest.approx(want["raw_grad_norm"], rel=1e-5)
         assert got["total_weights"] == want["total_weights"]
     assert len({m["loss"] for m in metrics}) == 3
@@ -157,7 +158,7 @@ def test_accumulation_and_dropout_are_the_same_on_eight_devices(wing: Stage) -> 
     wanted, _, _ = single("tiny_llama2", wing, 1, *options)
     metrics, _, _ = run("tiny_llama2", wing, 8, *options)
     for got, want in zip(metrics, wanted, strict=True):
-        assert got["loss"] == pytest.approx(want["loss"], abs=2e-6)
+        assert got["loss"] == pytest.approx(want["loss"], rel=1e-6)
 
 
 def test_a_state_is_made_where_it_belongs(wing: Stage) -> None:
