@@ -2,8 +2,9 @@
 
 The same arithmetic as maxmig's `llama2` family under AdamW, the same inputs, the same metrics; no
 Flax, no optax, and nothing of maxmig but its configuration. What maxmig costs above this is what
-its frameworks and its generality cost. Letters in names: B batch, L length, D embed, K key/value
-heads, G query heads of each, H head size, V vocabulary.
+its frameworks and its generality cost. Alternatives that were slower on a CPU: the groups of query
+heads as an axis of their own (8 %), softmax before the product with the values (2 %), a masked sum
+or a custom gradient for the cross entropy instead of a gather (2 %).
 """
 
 import dataclasses
@@ -180,7 +181,7 @@ def _forward(cfg: Config, params: Params, batch: Mapping[str, Array]) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Shared:
-    """What is the same in all layers: rotation [B, L, 1, H/2], who sees whom [B, 1, 1, L, L]."""
+    """What is the same in all layers: rotation [B, L, 1, H/2], who sees whom [B, 1, G*L, L]."""
 
     sin: Array
     cos: Array
@@ -196,7 +197,8 @@ class _Shared:
         segments = batch["inputs_segmentation"]
         same = segments[:, :, None] == segments[:, None, :]
         seen = same & jnp.tril(jnp.ones(same.shape[1:], bool))
-        return cls(jnp.sin(angle), jnp.cos(angle), seen[:, None, None])
+        groups = m.num_query_heads // m.num_kv_heads
+        return cls(jnp.sin(angle), jnp.cos(angle), jnp.tile(seen, (1, groups, 1))[:, None])
 
 
 def _layer(cfg: Config, weights: Params, x: Array, shared: _Shared) -> Array:
@@ -208,19 +210,23 @@ def _layer(cfg: Config, weights: Params, x: Array, shared: _Shared) -> Array:
 
 
 def _attention(cfg: Config, weights: Params, x: Array, shared: _Shared) -> Array:
-    m = cfg.model
-    groups = m.num_query_heads // m.num_kv_heads
     q = _rotate(jnp.einsum("bld,dnh->blnh", x, weights["query"]), shared)
     k = _rotate(jnp.einsum("bld,dkh->blkh", x, weights["key"]), shared)
     v = jnp.einsum("bld,dkh->blkh", x, weights["value"])
     q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
-    b, l, _, h = q.shape
-    q = jnp.reshape(q, (b, l, m.num_kv_heads, groups, h))
-    logits = jnp.einsum("blkgh,btkh->bkglt", q, k)
-    weight = jax.nn.softmax(jnp.where(shared.seen, logits, -1e30), axis=-1)
-    attended = jnp.einsum("bkglt,btkh->blkgh", weight, v)
-    attended = jnp.reshape(attended, (b, l, m.num_query_heads, h))
-    return checkpoint_name(jnp.einsum("blnh,nhd->bld", attended, weights["out"]), "out")
+    b, length, n, h = q.shape
+    heads = cfg.model.num_kv_heads
+    # Matrix products on trailing axes, the queries of one key head as rows of one matrix.
+    q = jnp.transpose(jnp.reshape(q, (b, length, heads, n // heads, h)), (0, 2, 3, 1, 4))
+    q = jnp.reshape(q, (b, heads, -1, h))
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    logits = jnp.where(shared.seen, jnp.einsum("bkmh,bkth->bkmt", q, k), -1e30)
+    weight = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    # Divided after the product: H numbers a row instead of T.
+    out = jnp.einsum("bkmt,bkth->bkmh", weight, v) / jnp.sum(weight, axis=-1, keepdims=True)
+    out = jnp.transpose(jnp.reshape(out, (b, heads, n // heads, length, h)), (0, 3, 1, 2, 4))
+    out = jnp.einsum("blnh,nhd->bld", jnp.reshape(out, (b, length, n, h)), weights["out"])
+    return checkpoint_name(out, "out")
 
 
 def _rotate(x: Array, shared: _Shared) -> Array:

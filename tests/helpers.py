@@ -137,7 +137,7 @@ def relative(one: Any, other: Any) -> float:
 
 
 def restack(params: Mapping[str, Any], axis: int | None) -> Flat:
-    """Parameters of unscanned layers as one stack with the layer axis at `axis`; None unstacks from 1."""
+    """Unscanned layers as one stack with the layer axis at `axis`; None unstacks from axis 1."""
     out: Flat = {}
     stacks: dict[str, dict[int, Any]] = {}
     for path, value in params.items():
@@ -211,7 +211,8 @@ def equations(jaxpr: Any) -> list[Any]:
     for equation in jaxpr.eqns:
         found.append(equation)
         for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+            list(equation.params.values()),
+            is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"),
         ):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

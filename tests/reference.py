@@ -42,10 +42,10 @@ def attend(
     q: Array, k: Array, v: Array, segments: Array, window: int = 0, cap: float | None = None
 ) -> Array:
     """q [B, L, N, H], k and v [B, L, K, H] -> [B, L, N, H], one query at a time."""
-    b, l, n, _ = q.shape
+    b, length, n, _ = q.shape
     group = n // k.shape[2]
-    out = np.zeros((b, l, n, v.shape[-1]))
-    for row, i, head in np.ndindex(b, l, n):
+    out = np.zeros((b, length, n, v.shape[-1]))
+    for row, i, head in np.ndindex(b, length, n):
         seen = [
             j
             for j in range(i + 1)

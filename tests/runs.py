@@ -23,7 +23,7 @@ SMALL = (
     "base_num_decoder_layers=2",
     "vocab_size=260",
     "max_target_length=16",
-    "dataset_type=text",
+    "dataset_type=jsonl",
     "add_eos=true",
     "remat_policy=none",
     "learning_rate=1e-2",
@@ -59,15 +59,15 @@ def text(folder: Path) -> Path:
         "green",
         "hills",
     ]
-    documents = [" ".join(words[i % 7 : i % 7 + 1 + i % 5]) + "\n" for i in range(150)]
-    path = folder / "corpus.txt"
-    path.write_text("\n".join(documents))
+    documents = [" ".join(words[i % 7 : i % 7 + 1 + i % 3]) for i in range(300)]
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in documents))
     return path
 
 
 def arguments(folder: Path, *overrides: str, stage: Stage = Stage.LINEN) -> list[str]:
     """Overrides of a small run in a folder; the corpus is beside it."""
-    corpus = folder / "corpus.txt"
+    corpus = folder / "corpus.jsonl"
     if not corpus.exists():
         text(folder)
     where = (f"train_files={corpus}", f"base_output_directory={folder / 'out'}")
@@ -109,7 +109,7 @@ def stored(directory: Path, step: int | None = None) -> dict[str, Any]:
 
 
 def start(*argv: str, cwd: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
-    """A real process of the command line."""
+    """A real process of the command line, the first of its group."""
     return subprocess.Popen(
         [sys.executable, "-m", "maxmig", *argv],
         cwd=cwd,
@@ -117,4 +117,5 @@ def start(*argv: str, cwd: Path, env: dict[str, str]) -> "subprocess.Popen[str]"
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )

@@ -90,10 +90,15 @@ def _check_expected(found: Checkpoint, expect: Mapping[str, Any]) -> None:
 def _explain(found: Checkpoint, wanted: Mapping[str, Leaf], problems: list[str]) -> str:
     head = f"{found.place} (layout {found.layout.name}): the checkpoint does not match the model; "
     told = "\n  ".join(problems)
-    return f"{head}{len(problems)} leaves differ:\n  {told}\n{_advice(found, wanted)}"
+    advice = _advice(found, wanted, only_shapes=all(p.startswith("shape") for p in problems))
+    return f"{head}{_count(problems)}:\n  {told}\n{advice}"
 
 
-def _advice(found: Checkpoint, wanted: Mapping[str, Leaf]) -> str:
+def _count(problems: list[str]) -> str:
+    return "1 leaf differs" if len(problems) == 1 else f"{len(problems)} leaves differ"
+
+
+def _advice(found: Checkpoint, wanted: Mapping[str, Leaf], *, only_shapes: bool) -> str:
     convert = f"maxmig ckpt convert {found.place} DST --to {found.layout.name}"
     models = [path.partition("/")[2] for path in wanted if path.startswith("params/")]
     scanned = any(stacks.scanned(path) is not None for path in models)
@@ -108,7 +113,7 @@ def _advice(found: Checkpoint, wanted: Mapping[str, Leaf]) -> str:
             "The checkpoint has its layers apart (scan_layers=false), the model has them stacked. "
             f"Convert it: {convert} --scan (or set scan_layers=false)"
         )
-    if found.scan_layers and (axis := _moved_axis(found, wanted)) is not None:
+    if only_shapes and found.scan_layers and (axis := _moved_axis(found, wanted)) is not None:
         return (
             "Its layers are stacked on another axis than the model's. Convert it: "
             f"{convert} --scan-axis {axis} (or set param_scan_axis={1 - axis})"

@@ -6,8 +6,11 @@ and a resume is exact and reads nothing twice.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,8 +119,11 @@ class Loader:
 
     def __next__(self) -> packing.Batch:
         if self._iterator is None:
-            self._iterator = iter(self._open())
-        batch = next(self._iterator)
+            with _children_ignore_sigint() if self._workers else contextlib.nullcontext():
+                self._iterator = iter(self._open())
+                batch = next(self._iterator)
+        else:
+            batch = next(self._iterator)
         self._given += self._batches.global_batch
         return batch
 
@@ -201,6 +207,22 @@ class Loader:
             )
             stream = stream.mp_prefetch(processes)
         return stream
+
+
+@contextlib.contextmanager
+def _children_ignore_sigint() -> Iterator[None]:
+    """Processes that are started here are not interrupted by Ctrl-C, which a terminal sends to all.
+
+    Only their parent knows when to end, and ends them. What is ignored is inherited by a child.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _text(cfg: Config, split: str) -> corpora.Corpus:

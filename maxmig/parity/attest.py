@@ -73,10 +73,10 @@ def doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def notes(pair: tuple[Runtime, Runtime], fault: Fault | None) -> tuple[str, ...]:
+def notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
     """What a reader of the report must know besides."""
     found = []
-    if pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
+    if allow_same and pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
         found.append("A/A: the same rung on both sides; this measures noise, not a migration")
     if fault:
         found.append(f"a fault was put in on purpose: {fault.name}")

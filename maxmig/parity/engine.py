@@ -71,7 +71,7 @@ def run(
         steps=steps,
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        notes=attest.notes(pair, fault),
+        notes=attest.notes(pair, allow_same, fault),
         doubts=attest.doubts(report.control, report.candidate, allow_same),
     )
     if not report.doubts:

@@ -115,8 +115,10 @@ def _place(extreme: Any) -> str:
     return f"{extreme.item}: {extreme.place}" if extreme and extreme.value else ""
 
 
-def _values(extreme: Any) -> str:
-    return f"{extreme.control:.9g} / {extreme.candidate:.9g}" if extreme and extreme.value else ""
+def _values(extreme: Any) -> tuple[str, ...]:
+    if not extreme or not extreme.value:
+        return ()
+    return f"{extreme.control:.9g}", f"{extreme.candidate:.9g}"
 
 
 @contextlib.contextmanager

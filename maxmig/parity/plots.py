@@ -101,18 +101,18 @@ def gradients(check: Check) -> str:
     if not leaves:
         return ""
     # The worst leaves, if there are too many to read; in natural order.
-    worst = sorted(leaves, key=lambda p: -max(m.rel_l2 for m in leaves[p]))[:MOST_LEAVES]
+    worst = sorted(leaves, key=lambda p: -max(m.needed for m in leaves[p]))[:MOST_LEAVES]
     paths = [path for path in leaves if path in set(worst)]
     items = list(check.items)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "gradients"}):
         figure = Figure(figsize=(_WIDTH, 1.3 + 0.27 * len(paths)), layout="constrained")
         axes = figure.subplots()
-        scale = _Scale([m.rel_l2 for path in paths for m in leaves[path]])
+        scale = _Scale([m.needed for path in paths for m in leaves[path]])
         spread = 0.18 if len(items) > 1 else 0.0
         for number, item in enumerate(items):
             shift = spread * (2 * number / max(len(items) - 1, 1) - 1)
             points = [
-                (scale(m.rel_l2), row + shift, m.rel_l2)
+                (scale(m.needed), row + shift, m.needed)
                 for row, path in enumerate(paths)
                 for m in leaves[path]
                 if m.item == item

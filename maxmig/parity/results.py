@@ -87,9 +87,14 @@ class Measurement:
         """Equal bit for bit."""
         return not self.differing and not self.problem
 
+    @property
+    def needed(self) -> float:
+        """The smallest limit that would have passed; infinite where none would."""
+        return math.inf if self.problem else self.rel_l2
+
     def within(self, limit: float | None) -> bool:
         """Whether it passes: at most `limit` relative L2, or the same bits where that is None."""
-        return self.exact if limit is None else not self.problem and self.rel_l2 <= limit
+        return self.exact if limit is None else self.needed <= limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,16 +176,14 @@ class Check:
     @property
     def needed(self) -> float:
         """The smallest limit that would have passed; infinite where none would."""
-        if any(m.problem for m in self.measurements):
-            return math.inf
-        return max((m.rel_l2 for m in self.measurements), default=math.inf)
+        return max((m.needed for m in self.measurements), default=math.inf)
 
     @property
     def worst(self) -> Measurement | None:
         """What to look at first: of the first item with a failure, the failure that is largest."""
         failures = self.failures or tuple(m for m in self.measurements if not m.exact)
         here = [m for m in failures if m.item == failures[0].item]
-        return max(here, key=lambda m: (bool(m.problem), m.rel_l2), default=None)
+        return max(here, key=lambda m: (m.needed, m.rel_l2), default=None)
 
     @property
     def items(self) -> dict[str, "Check"]:

@@ -8,6 +8,7 @@ import jax
 from maxmig import errors
 from maxmig.checkpoint.store import Restored, Store
 from maxmig.config import Config
+from maxmig.converters import places
 from maxmig.data.loader import Loader
 from maxmig.train.runtime import Leaves, Runtime
 
@@ -32,8 +33,14 @@ def begin(runtime: Runtime, store: Store | None, loader: Loader | None) -> Start
 
     In this order: the last checkpoint of the run itself, `load_full_state_path`,
     `load_parameters_path`, the seed. The data loader is put where the restored run was.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged, or does not match the model.
+        DataError: it belongs to other data.
     """
     cfg = runtime.cfg.checkpoint
+    if store is not None:
+        _check_newest(store)
     if store is not None and store.latest() is not None:
         return _resume(runtime, store, loader)
     if cfg.load_full_state_path:
@@ -70,6 +77,22 @@ def open_store(directory: str | Path) -> Store:
             f"{directory}: expected a checkpoint directory, but there is no such directory"
         )
     return Store(directory, asynchronous=False)
+
+
+def _check_newest(store: Store) -> None:
+    """Refuses to go on from behind a checkpoint that lost files: its step could not be saved again.
+
+    What a killed save leaves has another name, and does not get here.
+    """
+    good = store.latest()
+    for path in store.directory.glob("[0-9]*"):
+        if not path.name.isdigit() or int(path.name) <= (-1 if good is None else good):
+            continue
+        try:
+            places.locate(path)
+        except errors.CheckpointError as error:
+            back = "from the start" if good is None else f"from step {good}, the last whole one"
+            raise errors.CheckpointError(f"{error}. To go on {back}, move {path} away") from error
 
 
 def _resume(runtime: Runtime, store: Store, loader: Loader | None) -> Start:

@@ -146,8 +146,8 @@ DATA: dict[str, tuple[bytes | None, tuple[str, ...], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", DATA)
 def test_data(name: str, refuse: Callable[..., str], tmp_path: Path, wing: Stage) -> None:
     content, overrides, says = DATA[name]
-    argv = runs.arguments(tmp_path, "add_eos=false", *overrides, stage=wing)
-    (tmp_path / "corpus.txt").unlink()
+    given = ("dataset_type=text", f"train_files={tmp_path / 'corpus.txt'}", "add_eos=false")
+    argv = runs.arguments(tmp_path, *given, *overrides, stage=wing)
     if content is not None:
         (tmp_path / "corpus.txt").write_bytes(content)
     refuse(4, "train", TINY, *argv, says=says)
@@ -235,7 +235,7 @@ CHECKPOINTS: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "with one leaf more": (
         lambda root: save_other(root, add),
         (),
-        ("extra", "decoder/layers/mlp/wi_2/kernel"),
+        ("1 leaf differs", "extra", "decoder/layers/mlp/wi_2/kernel", "load_parameters_path"),
     ),
     "cut off": (cut_off, (), ("checkpoints",)),
     "data state": (no_data_state, (), ("iter", "data loader's state")),
@@ -256,27 +256,32 @@ def test_checkpoints_that_do_not_fit(
     if change:
         change(root)
     before = snapshot(root)
-    argv = runs.arguments(root, "steps=4", f"train_files={source / 'corpus.txt'}", stage=wing)
+    argv = runs.arguments(root, "steps=4", f"train_files={source / 'corpus.jsonl'}", stage=wing)
     refuse(4, "train", TINY, *argv, *overrides, says=says)
     assert snapshot(root) == before
 
 
-@pytest.mark.parametrize("change", [half, without_tree])
+@pytest.mark.parametrize(
+    ("change", "says"), [(half, ("manifest.ocdbt",)), (without_tree, ("holds no tree",))]
+)
 def test_only_a_half_written_checkpoint(
     change: Callable[[Path], None],
+    says: tuple[str, ...],
     refuse: Callable[..., str],
     trained: Any,
     tmp_path: Path,
     wing: Stage,
 ) -> None:
-    """It is refused; test_loop_signals has the run that goes on from the one before."""
+    """What a killed save leaves is another thing, and no hindrance: see test_loop_signals."""
     root = tmp_path / "root"
     shutil.copytree(trained(wing), root)
     change(root)
     before = snapshot(root)
     argv = runs.arguments(root, stage=wing)
     for verb in ("eval", "generate"):
-        refuse(4, verb, TINY, *argv, says=("checkpoints", "1"))
+        refuse(4, verb, TINY, *argv, says=("checkpoints", "half-written (1)"))
+    away = f"To go on from the start, move {bad_steps(root) / '1'} away"
+    refuse(4, "train", TINY, *argv, "steps=4", says=(away, *says))
     assert snapshot(root) == before
 
 

@@ -33,8 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def call(run: Callable[..., Any], trained: Path) -> Callable[..., Any]:
     def call(verb: str, *words: str, stage: Stage = Stage.LINEN) -> Any:
-        flags = helpers.flags(stage)
-        return run(verb, TINY, *words, *runs.arguments(trained, stage=stage)[: -len(flags)], *flags)
+        # The last of two values for a key wins, so a test's own come last.
+        return run(verb, TINY, *runs.arguments(trained, stage=stage), *words)
 
     return call
 

@@ -1,4 +1,4 @@
-"""Initial values: the distribution of every leaf, and that a stream depends on (seed, path, layer)."""
+"""Initial values: the distribution of every leaf; a stream depends on (seed, path, layer) alone."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_a_stack_draws_what_its_layers_would_draw_alone(name: str, axis: int) ->
 
 
 def test_streams_differ_between_leaves_layers_and_seeds() -> None:
-    spec, values = initial("tiny_llama2", "scan_layers=false")
+    _, values = initial("tiny_llama2", "scan_layers=false")
     drawn = {path: v for path, v in values.items() if not path.endswith("scale")}
     first = {path: float(value.flat[0]) for path, value in drawn.items()}
     # wi_0 of two layers, wi_0 and wi_1 of one layer: no two leaves start with the same number.

@@ -23,7 +23,9 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def attended(cfg: attention.Attention, segments: np.ndarray = SEGMENTS) -> tuple[Any, Any, Any, Any]:
+def attended(
+    cfg: attention.Attention, segments: np.ndarray = SEGMENTS
+) -> tuple[Any, Any, Any, Any]:
     q = normal(2, 9, cfg.heads, cfg.head_dim, seed=1)
     k, v = (normal(2, 9, cfg.kv_heads, cfg.head_dim, seed=s) for s in (2, 3))
     context = Context(jnp.zeros((2, 9), jnp.int32), jnp.asarray(segments))
@@ -74,7 +76,9 @@ def test_the_mask_is_causal_inside_one_segment_and_the_window() -> None:
         ({"float32_qk_product": True}, jnp.float32),
     ],
 )
-def test_the_dtype_of_the_logits_is_that_of_the_policy(options: dict[str, bool], dtype: Any) -> None:
+def test_the_dtype_of_the_logits_is_that_of_the_policy(
+    options: dict[str, bool], dtype: Any
+) -> None:
     policy = Numerics(dtype=jnp.bfloat16, **options)
     cfg = attention.Attention(8, 2, 2, 4, policy)
     x = jax.ShapeDtypeStruct((1, 5, 2, 4), jnp.bfloat16)
@@ -137,7 +141,9 @@ def test_rms_norm_computes_in_float32_whatever_the_activations() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("activations", [("silu", "linear"), ("gelu",), ("relu", "sigmoid", "tanh")])
+@pytest.mark.parametrize(
+    "activations", [("silu", "linear"), ("gelu",), ("relu", "sigmoid", "tanh")]
+)
 def test_mlp_is_the_definition(activations: tuple[str, ...], fused: bool, bias: bool) -> None:
     functions = {
         "silu": reference.silu,

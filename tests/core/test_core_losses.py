@@ -55,7 +55,8 @@ def test_uniform_logits_cost_log_v() -> None:
 def test_huge_and_half_precision_logits_stay_finite() -> None:
     logits = jnp.asarray([[[3e4, -3e4, 0.0]]], jnp.bfloat16)
     right, wrong = (
-        losses.token_losses(logits, jnp.full((1, 1), t, jnp.int32), jnp.ones((1, 1))) for t in (0, 1)
+        losses.token_losses(logits, jnp.full((1, 1), t, jnp.int32), jnp.ones((1, 1)))
+        for t in (0, 1)
     )
     assert right.cross_entropy.dtype == jnp.float32
     assert float(right.cross_entropy) == 0.0

@@ -29,7 +29,9 @@ def warmup(length: int) -> list[float]:
     return [0.5 * i / length for i in range(length)]
 
 
-@pytest.mark.parametrize(("steps", "fraction"), [(40, 0.1), (40, 0.0), (7, 0.3), (1, 0.0), (3, 0.1)])
+@pytest.mark.parametrize(
+    ("steps", "fraction"), [(40, 0.1), (40, 0.0), (7, 0.3), (1, 0.0), (3, 0.1)]
+)
 def test_cosine(steps: int, fraction: float) -> None:
     got = rates(
         f"steps={steps}",

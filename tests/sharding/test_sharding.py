@@ -111,7 +111,9 @@ def test_partition_specs_are_the_golden_table(stage: Stage) -> None:
     assert {path: s.spec for path, s in rt.shardings.items()} == wanted
     abstract = sharding.abstract_state(rt.backend, rt.tx, rt.rules)
     assert {path: leaf.sharding.spec for path, leaf in abstract.items()} == wanted
-    assert all(leaf.sharding is None for leaf in sharding.abstract_state(rt.backend, rt.tx).values())
+    assert all(
+        leaf.sharding is None for leaf in sharding.abstract_state(rt.backend, rt.tx).values()
+    )
 
 
 def run(name: str, stage: Stage, devices: int, *options: str) -> tuple[Any, Any, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 
+from maxmig import data
 from maxmig.config.flags import Stage
 
 # Dropout on, packed text, saves in the background while training goes on, evaluations between.
@@ -52,6 +53,12 @@ def cut(one: Whole, after: int) -> None:
     for step in (one.root / "checkpoints").iterdir():
         if int(step.name) >= after:
             shutil.rmtree(step)
+
+
+def test_the_rows_are_packed(tmp_path: Path) -> None:
+    with data.make(runs.config(tmp_path), global_batch=2, split="train") as loader:
+        segments = [next(loader)["inputs_segmentation"] for _ in range(7)]
+    assert max(rows.max() for rows in segments) >= 2 > 0 == min(rows.min() for rows in segments)
 
 
 def copy(one: Whole, to: str) -> Whole:

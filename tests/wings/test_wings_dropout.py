@@ -100,9 +100,7 @@ def test_every_layer_site_step_and_micro_batch_has_its_own_mask(
 _control: dict[str, set[Key]] = {}
 
 
-def test_the_masks_are_those_of_every_rung_scanned_or_not(
-    keys: Counter[Key], stage: Stage
-) -> None:
+def test_the_masks_are_those_of_every_rung_scanned_or_not(keys: Counter[Key], stage: Stage) -> None:
     if not _control:
         _control["keys"] = set(run(keys, Stage.LINEN, "scan_layers=false", forward=True))
     wanted = _control["keys"]

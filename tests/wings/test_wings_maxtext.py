@@ -14,6 +14,7 @@ from maxmig.config.flags import Stage
 from maxmig.core import embed
 
 LOGITS, LOSS, GRADIENTS = 2e-5, 1e-5, 2e-5
+ENDS = ("", "_position", "_segmentation")
 WITH_GRADIENTS = ("llama2_linen_scan", "gpt3_linen_scan")
 
 
@@ -42,7 +43,7 @@ def batch(name: str, which: str) -> dict[str, np.ndarray]:
     """Batch A is one document a row, batch B is packed and padded; all fixtures have the same two."""
     path = reference(name) or reference("llama2_linen_scan")
     with np.load(path) as arrays:
-        kinds = [f"{a}{b}" for a in ("inputs", "targets") for b in ("", "_position", "_segmentation")]
+        kinds = [f"{a}{b}" for a in ("inputs", "targets") for b in ENDS]
         return {kind: arrays[f"{which}_{kind}"] for kind in kinds}
 
 
@@ -100,7 +101,9 @@ def gradients(name: str, stage: Stage) -> dict[str, tuple[float, float]]:
 def test_the_fixtures_are_there() -> None:
     assert {*WITH_GRADIENTS, "llama2_nnx_noscan", "gpt3_nnx_noscan"} <= set(NAMES)
     assert {"llama2_pre3929nnx_scan"} <= set(NAMES)
-    assert {"llama2_muon_linen_scan", "llama2_skipspk_linen_scan", "gpt3_linen_scan"} <= set(RESUMED)
+    assert {"llama2_muon_linen_scan", "llama2_skipspk_linen_scan", "gpt3_linen_scan"} <= set(
+        RESUMED
+    )
 
 
 @pytest.mark.parametrize("which", ["a", "b"])

@@ -1,4 +1,4 @@
-"""The five rungs: each proves what it is, starts from the same numbers, and trains bit for bit alike."""
+"""The five rungs: each proves what it is; all start alike and train alike, bit for bit."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def test_the_proof_looks_at_the_objects_and_not_at_the_flags(
 
 
 def test_a_bridge_that_forgets_the_linen_decoder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "nnx_over_linen", lambda: {})
+    monkeypatch.setattr(bridge, "nnx_over_linen", dict)
     for flags, really in ((Stage.HYBRID, Stage.NNX), (Stage.BRIDGED_DECODER, Stage.BRIDGED)):
         cfg = helpers.config("tiny_llama2", TWO, stage=flags)
         assert Runtime(cfg, devices=jax.devices()[:1]).proof.stage is really

@@ -71,7 +71,7 @@ def test_each_policy_gives_the_same_gradients(policy: str, scan: str, wing: Stag
 
 
 def program(name: str, stage: Stage, *options: str) -> Any:
-    """(function of the parameters, abstract parameters): the loss of a batch, to be differentiated."""
+    """(loss of a batch as a function of the parameters, abstract parameters)."""
     rt = helpers.runtime(name, *options, stage=stage)
     tokens = jnp.asarray(helpers.batch()["inputs"])
 
@@ -92,10 +92,18 @@ def test_none_is_really_none(scan: str, wing: Stage) -> None:
     assert found == {"none": 0, "full": 1 if scan == "true" else 3}
 
 
-# Names of what a backward pass can use. The product of mlpwo is only added to the stream, and that of
-# gpt3's fused qkv_proj is cut into query_proj, ...: keeping those alone saves nothing more.
+# Names of what a backward pass can use. The product of mlpwo is only added to the stream, and that
+# of gpt3's fused qkv_proj is cut into query_proj, ...: keeping those alone saves nothing more.
 USED = {
-    "tiny_llama2": {"query_proj", "key_proj", "value_proj", "context", "out_proj", "mlpwi_0", "mlpwi_1"},
+    "tiny_llama2": {
+        "query_proj",
+        "key_proj",
+        "value_proj",
+        "context",
+        "out_proj",
+        "mlpwi_0",
+        "mlpwi_1",
+    },
     "tiny_gpt3": {"query_proj", "key_proj", "value_proj", "context", "out_proj", "mlpwi"},
 }
 

@@ -1,9 +1,9 @@
 """Witness from outside: Hugging Face transformers, in float64, for both families and their options.
 
 `llama` is the plain family, `mistral` its sliding window and a head_dim of its own, `qwen3` its
-query and key norms, `gpt2` is GPT-3's architecture. GPT-2's head is tied, and MaxText's tied head goes through
-bfloat16, so here the table is copied into an untied head; the gradient of the tied table is then
-the sum of both.
+query and key norms, `gpt2` is GPT-3's architecture. GPT-2's head is tied, and MaxText's tied head
+goes through bfloat16, so here the table is copied into an untied head; the gradient of the tied
+table is then the sum of both.
 """
 
 import functools
@@ -88,7 +88,9 @@ def _llama(
         out |= {f"{here}/self_attention/{p}": v for p, v in attention.items()}
         out |= {
             f"{here}/pre_self_attention_layer_norm/scale": layer["input_layernorm.weight"],
-            f"{here}/post_self_attention_layer_norm/scale": layer["post_attention_layernorm.weight"],
+            f"{here}/post_self_attention_layer_norm/scale": layer[
+                "post_attention_layernorm.weight"
+            ],
             f"{here}/mlp/wi_0/kernel": layer["mlp.gate_proj.weight"].T,
             f"{here}/mlp/wi_1/kernel": layer["mlp.up_proj.weight"].T,
             f"{here}/mlp/wo/kernel": layer["mlp.down_proj.weight"].T,
