@@ -4,6 +4,7 @@ JAX reads these settings when it is imported, so they are made here, before any 
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ def _strict_core(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs() -> Iterator[None]:
+    """Frees what a module's tests have compiled: gigabytes, over a whole run."""
+    yield
+    if "jax" in sys.modules:
+        if "helpers" in sys.modules:
+            sys.modules["helpers"].runtime.cache_clear()
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")

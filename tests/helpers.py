@@ -41,7 +41,7 @@ def flags(stage: Stage) -> list[str]:
     return [f"{key}={str(value).lower()}" for key, value in stage.flags.as_dict().items()]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def runtime(
     name: str | Path, *overrides: str, stage: Stage = Stage.LINEN, devices: int = 1
 ) -> Runtime:

@@ -17,7 +17,9 @@ def abstract(rt: Any) -> tuple[Any, ...]:
     return tuple(rt.abstract[path] for path in rt.view.paths)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("devices", "stage"), [*((1, s) for s in Stage), (8, Stage.LINEN), (8, Stage.NNX)]
+)
 def test_a_step_is_compiled_once_and_consumes_its_state(devices: int, stage: Stage) -> None:
     rows = f"per_device_batch_size={8 // devices}"
     rt = helpers.runtime("tiny_llama2", SMALL, rows, stage=stage, devices=devices)

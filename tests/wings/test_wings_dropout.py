@@ -84,7 +84,14 @@ def distinct(found: Counter[Key]) -> Counter[str]:
 ALL = {site: n * STEPS * MICRO for site, n in SITES.items()}
 
 
-@pytest.mark.parametrize("scan", ["scan_layers=true", "scan_layers=false"])
+@pytest.mark.parametrize(
+    ("scan", "wing"),
+    [
+        ("scan_layers=true", Stage.LINEN),
+        ("scan_layers=true", Stage.NNX),
+        ("scan_layers=false", Stage.NNX),
+    ],
+)
 def test_every_layer_site_step_and_micro_batch_has_its_own_mask(
     keys: Counter[Key], scan: str, wing: Stage
 ) -> None:

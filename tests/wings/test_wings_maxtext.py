@@ -40,7 +40,7 @@ RESUMED = sorted(
 
 
 def batch(name: str, which: str) -> dict[str, np.ndarray]:
-    """Batch A is one document a row, batch B is packed and padded; all fixtures have the same two."""
+    """Batch A has one document a row, B is packed and padded; all fixtures have the same two."""
     path = reference(name) or reference("llama2_linen_scan")
     with np.load(path) as arrays:
         kinds = [f"{a}{b}" for a in ("inputs", "targets") for b in ENDS]
