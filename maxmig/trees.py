@@ -22,7 +22,7 @@ def natural_key(path: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
     """
     return tuple(
         tuple(
-            (0, int(part), "") if part.isdigit() else (1, 0, part)
+            (0, int(part), part) if part.isdecimal() else (1, 0, part)
             for part in _DIGITS.split(segment)
             if part
         )

@@ -82,7 +82,7 @@ def test_the_schedule_is_ours():
 
 @pytest.mark.parametrize(
     "override",
-    ["decoder_block=gpt3", "remat_policy=save_out_proj", "dropout_rate=0.1", "dtype=bfloat16"],
+    ["opt_type=sgd", "remat_policy=save_out_proj", "dropout_rate=0.1", "dtype=bfloat16"],
 )
 def test_other_arithmetic_is_refused_by_name(override: str):
     cfg = config.load("bench/tiny", [override])

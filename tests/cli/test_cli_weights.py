@@ -80,15 +80,15 @@ def test_eval_of_no_steps(call: Any, steps: str) -> None:
 
 
 def test_generate_is_the_same_on_every_rung(call: Any) -> None:
-    words = ("--prompt", "the quick ", "--prompt", "a", "--tokens", "12", "--json")
+    words = ("add_eos=false", "--prompt", "the quick ", "--prompt", "a", "--tokens", "12", "--json")
     told = {stage: call("generate", *words, stage=stage).json for stage in Stage}
     control = told[Stage.LINEN]
     for stage, document in told.items():
         assert document == control | {"stage": stage.value}
     assert [r["prompt"] for r in control["results"]] == ["the quick ", "a"]
     for result in control["results"]:
-        assert 0 < len(result["tokens"]) <= 12 and isinstance(result["text"], str)
-    one = call("generate", *words[2:], stage=Stage.NNX).json["results"]
+        assert len(result["tokens"]) == 12 and isinstance(result["text"], str)
+    one = call("generate", words[0], *words[3:], stage=Stage.NNX).json["results"]
     assert one == control["results"][1:]
 
 
