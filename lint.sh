@@ -27,7 +27,7 @@ types() { # converters/ and configs/ are packages of maxmig, so mypy must see th
   local here=$PWD view=.cache/types
   rm -rf "$view/maxmig"
   mkdir -p "$view/maxmig"
-  ln -s "$here"/maxmig/* "$here/converters" "$here/configs" "$view/maxmig/"
+  ln -s "$here"/maxmig/* "$here/benchmarks" "$here/converters" "$here/configs" "$view/maxmig/"
   (cd "$view" && "$here/$bin/mypy" --config-file "$here/pyproject.toml" --no-error-summary)
 }
 

@@ -93,7 +93,8 @@ def _exit_code_of(leave: SystemExit) -> int:
 def _report(kind: str, message: str, code: int, details: str = "") -> int:
     if console.settings().debug:
         console.err(traceback.format_exc().rstrip())
-    console.err(f"error: {message}")
+    stopped = code == ExitCode.INTERRUPTED  # by the user: no error
+    console.err(message if stopped else f"error: {message}")
     if details:
         console.err(details)
     if console.settings().json and not console.json_written():

@@ -158,7 +158,8 @@ def train_step(
     grads = {path: g.astype(settings.grad_dtype) for path, g in grads.items()}
     raw_norm = global_norm(grads)
     grads = clip(grads, raw_norm, settings.clip)
-    norm = global_norm(grads) if settings.clip else raw_norm
+    # Known without adding the squares up again, which would cost a pass over memory.
+    norm = jnp.minimum(raw_norm, settings.clip) if settings.clip else raw_norm
     native = backend.update(native, grads, loss=result.total, grad_norm=raw_norm)
     state = view.flat(native)
     return state, {

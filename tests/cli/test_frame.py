@@ -182,7 +182,7 @@ def test_a_bug_says_so(run, probe, monkeypatch):
 def test_ctrl_c(run, probe):
     probe(raises(KeyboardInterrupt()))
     done = run("probe", "a.yml")
-    assert (done.code, done.err) == (130, "error: interrupted\n")
+    assert (done.code, done.err) == (130, "interrupted\n")
 
 
 def test_json_is_one_document_whatever_is_printed(run, probe):

@@ -19,7 +19,8 @@ def project(root):
 
 def test_every_package_is_listed(root, project):
     """setuptools cannot find packages by itself where folders are mapped, so they are listed."""
-    homes = {"maxmig": "maxmig", "converters": "maxmig.converters", "configs": "maxmig.configs"}
+    mapped = {name: f"maxmig.{name}" for name in ("benchmarks", "configs", "converters")}
+    homes = {"maxmig": "maxmig"} | mapped
     found = set()
     for folder, package in homes.items():
         for init in (root / folder).rglob("__init__.py"):
@@ -33,7 +34,7 @@ def test_every_package_is_listed(root, project):
 def test_every_import_is_a_declared_dependency(root, project):
     declared = {name.split(">=")[0].lower() for name in project["project"]["dependencies"]}
     owners = metadata.packages_distributions()
-    for folder in ("maxmig", "converters", "configs"):
+    for folder in ("maxmig", "benchmarks", "converters", "configs"):
         for path in (root / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Import):

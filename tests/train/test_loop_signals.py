@@ -84,7 +84,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
     assert process.returncode == 130, err
     assert "Traceback" not in err and out == ""
     last = err.rstrip().splitlines()[-1]
-    assert last.startswith("error: interrupted after step ")
+    assert last.startswith("interrupted after step ")
     step = int(last.split()[4].rstrip(";"))
     with Store(tmp_path / "out" / "run" / "checkpoints") as store:
         assert store.latest() == step - 1
