@@ -25,6 +25,7 @@ class Probe:
 
     Attributes:
         trace, lower, compile: seconds of Python to jaxpr, jaxpr to StableHLO, XLA.
+        cpu: processor seconds of all three, all threads: the same on a busy machine.
         program_bytes: peak memory of the compiled program; None where XLA does not tell.
         process_bytes: peak resident memory of the process after a few steps; None if unknown.
     """
@@ -32,6 +33,7 @@ class Probe:
     trace: float
     lower: float
     compile: float
+    cpu: float
     program_bytes: int | None
     process_bytes: int | None
 
@@ -66,19 +68,20 @@ def measure(program: programs.Program, *, steps: int = 0) -> Probe:
     """Measures in this process; its peak memory means something only if nothing else ran in it."""
     import jax
 
-    start = time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     traced = program.step.trace(program.state, program.batch)
     was_traced = time.perf_counter()
     lowered = traced.lower()
     was_lowered = time.perf_counter()
     compiled = lowered.compile()
-    end = time.perf_counter()
+    end, cpu_end = time.perf_counter(), time.process_time()
     for _ in range(steps):  # the jitted call finds what was compiled
         jax.block_until_ready(program())
     return Probe(
         trace=was_traced - start,
         lower=was_lowered - was_traced,
         compile=end - was_lowered,
+        cpu=cpu_end - cpu,
         program_bytes=programs.memory(compiled),
         process_bytes=_peak_resident(),
     )

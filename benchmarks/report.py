@@ -22,6 +22,7 @@ def case(result: CaseResult) -> Any:
         *(f"/ {name} (cpu)" for name in others),
         "dispatch ms",
         "compile s",
+        "compile cpu s",
         "program MiB",
         "process MiB",
     )
@@ -41,6 +42,7 @@ def _cells(result: CaseResult, name: str, others: Sequence[str]) -> Iterator[str
         yield _ratio(samples.cpu, result.samples[other].cpu, name == other)
     yield f"{statistics.median(samples.dispatch) * 1e3:.3f}"
     yield f"{result.compile_seconds(name):.2f}"
+    yield f"{result.compile_cpu(name):.2f}"
     for size in (result.program_bytes(name), result.process_bytes(name)):
         yield "-" if size is None else f"{size / 2**20:.1f}"
 
@@ -50,7 +52,7 @@ def _ratio(a: list[float], b: list[float], same: bool) -> str:
 
 
 def growth(results: Sequence[Growth]) -> Any:
-    """Seconds to compile over the number of layers."""
+    """Processor seconds to compile over the number of layers."""
     layers = sorted({n for result in results for n in result.seconds})
     columns = ("", *(f"{n} layers" for n in layers), f"{layers[-1]} / {layers[0]}")
     rows = [
@@ -61,7 +63,7 @@ def growth(results: Sequence[Growth]) -> Any:
         )
         for result in results
     ]
-    return console.table(columns, rows, title="compile time (tiny)", right=columns[1:])
+    return console.table(columns, rows, title="processor time to compile (tiny)", right=columns[1:])
 
 
 def targets(judged: Sequence[Judged]) -> Any:

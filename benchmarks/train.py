@@ -74,7 +74,7 @@ def growths(tell: Tell) -> Iterator[Growth]:
             for layers in LAYERS:
                 tell(f"{name}: {candidate}, {layers} layers, compiling {repeat + 1}/{repeats}")
                 deep = case.with_overrides(f"base_num_decoder_layers={layers}")
-                seconds[layers].append(probe.run(deep, candidate).total)
+                seconds[layers].append(probe.run(deep, candidate).cpu)
         shortest = {layers: min(times) for layers, times in seconds.items()}
         yield Growth(candidate, name == "tiny", shortest)
 

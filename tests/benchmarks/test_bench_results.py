@@ -55,11 +55,11 @@ def case(
         )
 
     times = {"linen": (1.0, 2e-3), "nnx": (nnx, 2.1e-3), "pure": (pure, 1.9e-3)}
-    probe = Probe(0.1, 0.2, 3.0, 1000, 5000)
+    probe = Probe(0.1, 0.2, 3.0, 3.3, 1000, 5000)
     return CaseResult(
         name,
         {candidate: samples(*values) for candidate, values in times.items()},
-        {candidate: [probe, dataclasses.replace(probe, compile=4.0)] for candidate in times},
+        {candidate: [probe, dataclasses.replace(probe, cpu=4.0)] for candidate in times},
     )
 
 
@@ -87,7 +87,7 @@ def test_noise_is_no_failure():
 
 
 def test_compilation_and_memory():
-    heavy = Probe(0.1, 0.2, 3.5, 1030, 5000)
+    heavy = Probe(0.1, 0.2, 3.5, 3.8, 1030, 5000)
     result = dataclasses.replace(case(), probes=case().probes | {"nnx": [heavy]})
     assert verdicts(result)["compile time, nnx / linen"] == "FAIL"
     assert verdicts(result)["program memory, nnx / linen"] == "FAIL"

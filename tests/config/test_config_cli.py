@@ -82,9 +82,9 @@ def test_why_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "why", "emb_dim", "configs/demo.yml", "--json")
     document = json.loads(out)
     assert code == 0
-    assert document["value"] == 192
+    assert document["value"] == 128
     assert document["source"].startswith("derived from base_emb_dim (configs/demo.yml:")
-    assert [link["value"] for link in document["chain"]] == [None, 192]
+    assert [link["value"] for link in document["chain"]] == [None, 128]
 
 
 def test_why_of_long_values(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
     assert "Traceback" not in err and out == ""
     last = err.rstrip().splitlines()[-1]
     assert last.startswith("interrupted after step ")
-    step = int(last.split()[4].rstrip(";"))
+    step = int(last.split()[3].rstrip(";"))
     with Store(tmp_path / "out" / "run" / "checkpoints") as store:
         assert store.latest() == step - 1
     command = shlex.split(last.partition("Resume: ")[2])
