@@ -4,7 +4,10 @@ Only a fresh process has empty caches and a peak memory that is nobody else's. T
 `run`; the child is `python -m maxmig.benchmarks.probe REQUEST`, both as JSON.
 """
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -16,7 +19,7 @@ from typing import Any
 from maxmig import errors
 from maxmig.benchmarks import programs
 
-_STEPS = 3
+_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Probe:
         trace, lower, compile: seconds of Python to jaxpr, jaxpr to StableHLO, XLA.
         cpu: processor seconds of all three, all threads: the same on a busy machine.
         program_bytes: peak memory of the compiled program; None where XLA does not tell.
-        process_bytes: peak resident memory of the process after a few steps; None if unknown.
+        process_bytes: peak resident memory of the process while it takes a few steps, what the
+            compiler left behind given back; None if unknown.
     """
 
     trace: float
@@ -75,6 +79,7 @@ def measure(program: programs.Program, *, steps: int = 0) -> Probe:
     was_lowered = time.perf_counter()
     compiled = lowered.compile()
     end, cpu_end = time.perf_counter(), time.process_time()
+    _forget_peak()
     for _ in range(steps):  # the jitted call finds what was compiled
         jax.block_until_ready(program())
     return Probe(
@@ -85,6 +90,18 @@ def measure(program: programs.Program, *, steps: int = 0) -> Probe:
         program_bytes=programs.memory(compiled),
         process_bytes=_peak_resident(),
     )
+
+
+def _forget_peak() -> None:
+    """Gives freed memory back and starts a new peak, where the system can.
+
+    XLA compiles in several threads, each with an arena of its own: the peak of a compilation
+    varies by a twentieth between two runs of the same program, and hides what the steps need.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # Linux with glibc
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")
 
 
 def _peak_resident() -> int | None:

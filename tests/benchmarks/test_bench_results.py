@@ -88,10 +88,13 @@ def test_noise_is_no_failure():
 
 def test_compilation_and_memory():
     heavy = Probe(0.1, 0.2, 3.5, 3.8, 1030, 5000)
-    result = dataclasses.replace(case(), probes=case().probes | {"nnx": [heavy]})
+    result = dataclasses.replace(case(), probes=case().probes | {"nnx": [heavy] * 2})
     assert verdicts(result)["compile time, nnx / linen"] == "FAIL"
     assert verdicts(result)["program memory, nnx / linen"] == "FAIL"
     assert verdicts(result)["process memory, nnx / linen"] == "PASS"
+    peaks = [dataclasses.replace(heavy, process_bytes=size) for size in (5200, 5050)]
+    result = dataclasses.replace(case(), probes=case().probes | {"nnx": peaks})
+    assert verdicts(result)["process memory, nnx / linen"] == "INCONCLUSIVE"
     growths = [
         Growth("linen", True, {2: 5.0, 8: 5.1, 32: 5.2}),
         Growth("nnx", True, {2: 5.0, 8: 6.0, 32: 9.0}),
