@@ -12,6 +12,7 @@ class ExitCode(enum.IntEnum):
     INCONCLUSIVE = 3
     INPUT_OUTPUT = 4
     REFUSED = 5
+    PENDING = 6
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -23,6 +24,7 @@ MEANING = {
     ExitCode.INCONCLUSIVE: "inconclusive: nothing, or too little, was compared",
     ExitCode.INPUT_OUTPUT: "input or output failed: missing file, damaged checkpoint, lost write",
     ExitCode.REFUSED: "refused before anything was done: memory, disk, devices or a safety rule",
+    ExitCode.PENDING: "changes are pending (only where --exit-code asks for it)",
     ExitCode.INTERNAL: "internal error, please report it",
     ExitCode.INTERRUPTED: "interrupted; the run can be resumed",
 }

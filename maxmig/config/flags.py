@@ -71,6 +71,19 @@ class Stage(enum.Enum):
                 return stage
         raise ValueError(REFUSALS[setting])
 
+    @classmethod
+    def as_maxtext(cls, *, enable_nnx: bool, pure_nnx: bool, pure_nnx_decoder: bool) -> "Stage":
+        """The rung that MaxText runs: it refuses no setting, and ignores what it does not read.
+
+        Under pure_nnx it never asks for enable_nnx; without either there is no NNX model that
+        could hold a native decoder.
+        """
+        if not pure_nnx and not enable_nnx:
+            return cls.LINEN
+        if pure_nnx:
+            return cls.NNX if pure_nnx_decoder else cls.HYBRID
+        return cls.BRIDGED if pure_nnx_decoder else cls.BRIDGED_DECODER
+
 
 LADDER = tuple(Stage)
 
