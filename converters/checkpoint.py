@@ -1,14 +1,19 @@
 """A checkpoint seen canonically: what it holds, whatever layout it is written in."""
 
+import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import accounting, disk, layouts, places, restack, skeletons, stacks
+from maxmig.converters import accounting, disk, flat, layouts, places, restack, skeletons, stacks
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
+
+if TYPE_CHECKING:
+    from maxmig.converters.storage.base import Storage
 
 STEP = Leaf((), "int32", 4)  # canonical; a layout may store another integer type
 
@@ -27,6 +32,7 @@ class Checkpoint:
         skeleton: the optimizer's containers; None without optimizer state.
         metadata: the custom metadata of the step, as they are.
         notes: what a reader should know: irregular spelling, inferred facts.
+        form: how exactly this tree is spelt.
     """
 
     place: places.Place
@@ -38,6 +44,19 @@ class Checkpoint:
     skeleton: skeletons.Skeleton
     metadata: dict[str, Any]
     notes: tuple[str, ...]
+    form: layouts.Form = dataclasses.field(default_factory=layouts.Form)
+    opened: "Storage | None" = dataclasses.field(default=None, compare=False, repr=False)
+
+    @functools.cached_property
+    def storage(self) -> "Storage":
+        """Its arrays, box by box."""
+        if self.opened is not None:
+            return self.opened
+        from maxmig.converters.storage import orbax
+
+        place = self.place
+        above = None if place.step_dir is None else str(place.step_dir)
+        return orbax.Orbax(str(place.items), step_dir=above, step=place.step)
 
     @property
     def own(self) -> dict[str, Any]:
@@ -55,9 +74,19 @@ class Checkpoint:
 
     def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Reads leaves: {canonical path: sharding or None} -> {canonical path: array}."""
+        if self.opened is not None:
+            arrays = {self.places[path]: self._placed(path, wanted[path]) for path in wanted}
+            return self._canonical({path: arrays[self.places[path]] for path in wanted})
         shardings = {self.places[path]: sharding for path, sharding in wanted.items()}
         arrays = disk.load(self.place, self.tree, shardings)
-        found = {path: arrays[self.places[path]] for path in wanted}
+        return self._canonical({path: arrays[self.places[path]] for path in wanted})
+
+    def _placed(self, path: str, sharding: Any) -> Any:
+        import jax
+
+        return jax.device_put(self.storage.read(self.places[path]), sharding)
+
+    def _canonical(self, found: dict[str, Any]) -> dict[str, Any]:
         if "step" in found:
             found["step"] = canonical_step(found["step"])
         return found
@@ -110,44 +139,121 @@ def _load_each(source: Checkpoint, paths: Sequence[str]) -> dict[str, Any]:
         return found
 
 
-def read(path: str | Path, *, step: int | None = None, layout: str | None = None) -> Checkpoint:
+def read(
+    path: str | Path,
+    *,
+    step: int | None = None,
+    layout: str | None = None,
+    hints: layouts.Hints | None = None,
+) -> Checkpoint:
     """Opens a checkpoint: a directory of steps, one step, or its items; reads metadata only.
 
     Args:
         path: where it is.
         step: which step of a directory of steps; None takes the last complete one.
         layout: the name of its layout; None finds out.
+        hints: what a person says of what its tree does not tell.
 
     Raises:
         CheckpointError: it is not there, not whole or not readable.
         ConvertError: no layout fits, or more than one.
     """
+    if elsewhere(path):
+        from maxmig.converters import storage
+
+        opened = storage.open(path, step=step)
+        place = places.Place(Path(path), None, getattr(opened, "step", None))
+        return view(
+            place, opened.tree(), opened.metadata(), layout=layout, opened=opened, hints=hints
+        )
     place = places.locate(path, step)
-    tree = disk.tree(place)
-    if layout is None:
-        kind, evidence = layouts.detect(tree)
-    else:
-        kind = layouts.get(layout)
-        evidence = kind.evidence(tree)
-        if not evidence.fits:
-            raise errors.ConvertError(
-                f"{place}: expected layout {layout!r}, but {'; '.join(evidence.reasons)}"
-            )
-    reading = kind.read(tree)
-    metadata = places.metadata(place)
-    leaves = {path: _leaf(path, tree[at]) for path, at in reading.places.items()}
+    return view(place, disk.tree(place), places.metadata(place), layout=layout, hints=hints)
+
+
+def elsewhere(path: str | Path) -> bool:
+    """Whether a path leads to a file, to files of arrays, or to an object store."""
+    if "://" in str(path):
+        return True
+    place = Path(path)
+    named = place.name.endswith((".msgpack", ".flax", ".ckpt", ".safetensors", ".index.json"))
+    return (named and place.is_file()) or (place.is_dir() and any(place.glob("*.safetensors")))
+
+
+def view(
+    place: places.Place,
+    tree: dict[DiskPath, Leaf | Hole],
+    metadata: dict[str, Any],
+    *,
+    layout: str | None = None,
+    opened: "Storage | None" = None,
+    hints: layouts.Hints | None = None,
+) -> Checkpoint:
+    """A tree seen canonically; see `read`. Flat names, as safetensors have them, are cut first."""
+    own = metadata.get("maxmig")
+    own = dict(own) if isinstance(own, Mapping) else {}
+    cut = flat.cut(tree, own=bool(own)) if opened is not None else {at: at for at in tree}
+    stored = {spelt: at for at, spelt in cut.items()}
+    seen = {spelt: tree[at] for spelt, at in stored.items()}
+    kind, why, known = _layout(place, seen, own, layout)
+    reading = kind.read(seen, known, hints)
+    where = {path: stored[at] for path, at in reading.places.items()}
+    leaves = {path: _leaf(path, tree[at]) for path, at in where.items()}
     skeleton, notes = _skeleton(kind, reading, metadata)
+    form = reading.form
+    if known is not None and known.places:
+        form = dataclasses.replace(form, places={**form.places, **known.places})
     return Checkpoint(
         place=place,
         tree=tree,
         layout=kind,
-        why=evidence.reasons,
-        places=reading.places,
+        why=why,
+        places=where,
         leaves=leaves,
         skeleton=skeleton,
         metadata=metadata,
         notes=(*reading.notes, *notes),
+        form=form,
+        opened=opened,
     )
+
+
+def _layout(
+    place: places.Place,
+    tree: dict[DiskPath, Leaf | Hole],
+    own: Mapping[str, Any],
+    asked: str | None,
+) -> tuple[layouts.Layout, tuple[str, ...], layouts.Form | None]:
+    """The layout as asked for, as the metadata say, or as the tree tells."""
+    told = own.get("layout")
+    form = own.get("form")
+    if isinstance(form, Mapping) and told in layouts.LAYOUTS and asked in (None, told):
+        kind = layouts.get(str(told))
+        return kind, ("its metadata say so", *kind.evidence(tree).reasons), _form(place, form)
+    if asked is None:
+        kind, evidence = layouts.detect(tree)
+        return kind, evidence.reasons, None
+    kind = layouts.get(asked)
+    evidence = kind.evidence(tree)
+    if not evidence.fits and not _unclear(tree, kind):
+        raise errors.ConvertError(
+            f"{place}: expected layout {asked!r}, but {'; '.join(evidence.reasons)}"
+        )
+    return kind, evidence.reasons, None
+
+
+def _unclear(tree: dict[DiskPath, Leaf | Hole], kind: layouts.Layout) -> bool:
+    """Whether nothing speaks for or against: a bare tree may be of either framework."""
+    fits = any(other.evidence(tree).fits for other in layouts.LAYOUTS.values())
+    return not fits and kind.name in ("linen-params", "nnx-state", "to-nnx")
+
+
+def _form(place: places.Place, found: Mapping[str, Any]) -> layouts.Form:
+    try:
+        return layouts.Form.from_json(found)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise errors.CheckpointError(
+            f"{place}: the metadata of the conversion that wrote it are damaged (form: {error})"
+        ) from error
 
 
 def canonical_step(value: Any) -> Any:

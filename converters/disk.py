@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import leaves, places
+from maxmig.converters import leaves
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 from maxmig.converters.places import Place
 
@@ -20,16 +20,10 @@ def tree(place: Place) -> dict[DiskPath, Leaf | Hole]:
     Raises:
         CheckpointError: the metadata cannot be read.
     """
-    import orbax.checkpoint as ocp
+    from maxmig.converters.storage import orbax
 
-    places.read_json(place.items / places.TREE_METADATA)
-    keys = _key_impls(place)
-    with reading(place):
-        nested = ocp.PyTreeCheckpointHandler().metadata(place.items).tree
-    return {
-        path: leaf if isinstance(leaf, Hole) else _leaf(path, leaf, keys)
-        for path, leaf in leaves.walk(nested)
-    }
+    above = None if place.step_dir is None else str(place.step_dir)
+    return orbax.Orbax(str(place.items), step_dir=above, step=place.step).tree()
 
 
 def load(
@@ -173,27 +167,3 @@ def _key_leaf(shape: tuple[int, ...], impl: str) -> Leaf:
 
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl)))
     return Leaf(shape, f"key<{impl}>", int(np.prod((*shape, *data.shape), dtype=np.int64)) * 4)
-
-
-def _leaf(path: DiskPath, found: Any, keys: Mapping[str, str]) -> Leaf:
-    impl = keys.get(".".join(str(key) for key in path))
-    if impl is not None:
-        return _key_leaf(tuple(found.shape[:-1]), impl)
-    if getattr(found, "shape", None) is None or getattr(found, "dtype", None) is None:
-        raise errors.CheckpointError(
-            f"{leaves.spell(path)}: expected an array, got {type(found).__name__}; "
-            "a training state holds arrays and scalars only"
-        )
-    return describe(found)
-
-
-def _key_impls(place: Place) -> dict[str, str]:
-    """Which leaves are typed random keys; Orbax tells it beside the tree, not in it."""
-    found = {}
-    for file in sorted((place.items / "array_metadatas").glob("process_*")):
-        for entry in places.read_json(file).get("array_metadatas", []):
-            array = entry.get("array_metadata", {})
-            impl = (array.get("ext_metadata") or {}).get("random_key_impl")
-            if impl:
-                found[array["param_name"]] = impl
-    return found

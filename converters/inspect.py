@@ -1,5 +1,6 @@
 """Tells what a checkpoint is and holds, from metadata alone."""
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Info:
     """What there is to know about a checkpoint without reading an array.
 
     Attributes:
-        path: the step's or the items' directory.
+        path: the step's or the items' directory, or the file.
         step: the number of the step's directory.
         steps: all complete steps beside it.
         layout: its layout, None when no known one fits.
@@ -36,6 +37,8 @@ class Info:
         metadata: the custom metadata.
         notes: irregularities.
         tree: all leaves and holes by disk path.
+        family: the framework whose names the parameters have.
+        container: what holds the arrays.
     """
 
     path: str
@@ -49,6 +52,41 @@ class Info:
     metadata: dict[str, Any]
     notes: tuple[str, ...]
     tree: dict[DiskPath, Leaf | Hole]
+    family: str | None = None
+    container: str = "orbax"
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How one array is cut up in its files."""
+
+    path: str
+    leaf: Leaf
+    chunk: tuple[int, ...]
+    stored: tuple[int, ...]
+    count: int
+    nbytes: int
+    codec: str | None
+
+
+def chunks(path: str | Path, *, step: int | None = None) -> list[Chunks]:
+    """How each array is stored: chunks that are decoded at once, and files or shards of them.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is half-written or unreadable.
+    """
+    from maxmig.converters import storage
+
+    opened = storage.open(path, step=step)
+    found = []
+    for at, leaf in opened.tree().items():
+        if isinstance(leaf, Leaf):
+            grid = opened.grid(at)
+            sizes = zip(grid.shape, grid.chunk, strict=True)
+            count = math.prod(-(-size // max(1, chunk)) for size, chunk in sizes)
+            told = (grid.chunk, grid.stored, count, grid.nbytes, grid.codec)
+            found.append(Chunks(leaves.spell(at), leaf, *told))
+    return sorted(found, key=lambda each: trees.natural_key(each.path))
 
 
 def inspect(path: str | Path, *, step: int | None = None) -> Info:
@@ -57,6 +95,8 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
     Raises:
         CheckpointError: there is none, or it is half-written or unreadable.
     """
+    if checkpoint.elsewhere(path):
+        return _file(path, step)
     place = places.locate(path, step)
     steps: tuple[int, ...] = ()
     if place.step_dir is not None and place.step is not None:
@@ -64,15 +104,31 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
     try:
         found = checkpoint.read(place.step_dir or place.items)
     except errors.ConvertError as error:
-        return _unknown(place, steps, str(error))
+        tree, told = disk.tree(place), places.metadata(place)
+        return _unknown(place, steps, str(error), tree, told)
+    return _known(found, steps)
+
+
+def _file(path: str | Path, step: int | None) -> Info:
+    from maxmig.converters import storage
+
+    try:
+        return _known(checkpoint.read(path, step=step), ())
+    except errors.ConvertError as error:
+        opened = storage.open(path, step=step)
+        place = places.Place(Path(path), None, step)
+        return _unknown(place, (), str(error), opened.tree(), opened.metadata())
+
+
+def _known(found: checkpoint.Checkpoint, steps: tuple[int, ...]) -> Info:
     axis, notes = None, found.notes
     try:
         axis = restack.layer_axis(found.leaves, found.own.get("param_scan_axis"))
     except errors.ConvertError as error:
         notes = (*notes, str(error))
     return Info(
-        path=str(place),
-        step=place.step,
+        path=str(found.place),
+        step=found.place.step,
         steps=steps,
         layout=found.layout.name,
         why=found.why,
@@ -84,11 +140,18 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
         metadata=found.metadata,
         notes=notes,
         tree=found.tree,
+        family=found.layout.family,
+        container=getattr(found.storage, "container", "orbax"),
     )
 
 
-def _unknown(place: places.Place, steps: tuple[int, ...], why: str) -> Info:
-    tree = disk.tree(place)
+def _unknown(
+    place: places.Place,
+    steps: tuple[int, ...],
+    why: str,
+    tree: dict[DiskPath, Leaf | Hole],
+    metadata: dict[str, Any],
+) -> Info:
     named = {
         leaves.spell(path): (str(path[0]), leaf)
         for path, leaf in tree.items()
@@ -103,19 +166,20 @@ def _unknown(place: places.Place, steps: tuple[int, ...], why: str) -> Info:
         scan_layers=None,
         scan_axis=None,
         sections=_sections(named),
-        metadata=places.metadata(place),
+        metadata=metadata,
         notes=(),
         tree=tree,
     )
 
 
 def _sections(named: dict[str, tuple[str, Leaf]]) -> tuple[Section, ...]:
-    found = []
-    for name in dict.fromkeys(section for section, _ in named.values()):
-        inside = [leaf for section, leaf in named.values() if section == name]
-        dtypes = dict(Counter(leaf.dtype for leaf in inside))
-        found.append(Section(name, len(inside), accounting.total(inside), dtypes))
-    return tuple(found)
+    inside: dict[str, list[Leaf]] = defaultdict(list)
+    for section, leaf in named.values():
+        inside[section].append(leaf)
+    return tuple(
+        Section(name, len(held), accounting.total(held), dict(Counter(leaf.dtype for leaf in held)))
+        for name, held in inside.items()
+    )
 
 
 def outline(tree: dict[DiskPath, Leaf | Hole], depth: int | None = None) -> list[str]:

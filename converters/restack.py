@@ -103,7 +103,7 @@ def plan(
     owners = _owners(leaves, skeleton)
     stacked = {path: owner for path, owner in owners.items() if stacks.scanned(owner) is not None}
     notes: list[str] = []
-    source_axis = _source_axis(leaves, stacked, source_axis, notes) if stacked else None
+    source_axis = told_axis(leaves, stacked, source_axis, notes) if stacked else None
     result_axis = axis if axis is not None else source_axis if stacked else DEFAULT_AXIS
     assert result_axis is not None
     problems: list[str] = []
@@ -134,7 +134,7 @@ def layer_axis(leaves: Mapping[str, Leaf], known: int | None = None) -> int | No
     """
     owners = {path: path[7:] for path in leaves if path.startswith("params/")}
     stacked = {path: model for path, model in owners.items() if stacks.scanned(model) is not None}
-    return _source_axis(leaves, stacked, known, []) if stacked else None
+    return told_axis(leaves, stacked, known, []) if stacked else None
 
 
 def evident_axes(leaves: Mapping[str, Leaf], stacked: Iterable[str]) -> dict[int, int]:
@@ -168,7 +168,7 @@ def _axis(path: str, leaf_rank: int, axis: int) -> int:
     return 0 if path.startswith("aux/") else min(axis, leaf_rank)
 
 
-def _source_axis(
+def told_axis(
     leaves: Mapping[str, Leaf],
     stacked: Mapping[str, str],
     known: int | None,

@@ -2,15 +2,17 @@
 
 A *skeleton* keeps what plain paths lose: which container is a tuple, where it has an empty state,
 which parameters a mask left out. It is JSON, so that a checkpoint's metadata can hold it:
-`{"tuple": [...]}`, `{"dict": {...}}`, `{"params": [masked-out paths]}`, `"array"`, or None.
+`{"tuple": [...]}`, `{"dict": {...}}`, `{"params": [masked-out paths]}`, `"array"`, or None. Where
+the parameters are stacked and what follows them is not (a known fault of one converter), a node has
+`"apart": [paths]` too.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from maxmig import errors, trees
-from maxmig.converters import leaves, stacks
+from maxmig.converters import leaves, names, stacks
 from maxmig.converters.leaves import DiskPath, Hole
 
 Skeleton = Any
@@ -26,16 +28,18 @@ class Style:
         lists: tuples are lists; otherwise dicts with the keys "0", "1", ...
         holes: empty states are written as None and empty containers as such; otherwise not at all.
         split: unscanned layers are written as `layers/3`.
+        empties: what is empty is written as `{}`, as state dictionaries have it.
     """
 
     level: bool
     lists: bool
     holes: bool
     split: bool
+    empties: bool = False
 
 
 def read(
-    nested: Any, params: frozenset[str], canonical: str = ROOT
+    nested: Any, params: frozenset[str], canonical: str = ROOT, *, empties: bool = False
 ) -> tuple[Skeleton, dict[str, Any]]:
     """The skeleton of a stored optimizer state, and its leaves by canonical path.
 
@@ -46,44 +50,60 @@ def read(
         nested: the stored state as nested dicts and lists; None is an empty state.
         params: the canonical paths of all parameters, without the leading `params/`.
         canonical: the canonical path of this state.
+        empties: `{}` stands for whatever is empty, as in a state dictionary.
     """
     if nested is None:
         return None, {}
+    if empties and nested == {}:
+        return _EMPTIES.get(canonical.rpartition("/")[2]), {}
     if isinstance(nested, list):
-        return _children("tuple", enumerate(nested), params, canonical)
+        return _children("tuple", enumerate(nested), params, canonical, empties)
     if not isinstance(nested, Mapping):
         return "array", {canonical: nested}
     if found := _param_shaped(nested, params):
-        masked, held = found
-        return {"params": masked}, {f"{canonical}/{name}": leaf for name, leaf in held.items()}
+        node, held = found
+        return node, {f"{canonical}/{name}": leaf for name, leaf in held.items()}
     if nested and all(key.isdigit() for key in nested):
         items = [nested.get(str(i)) for i in range(max(map(int, nested)) + 1)]
-        return _children("tuple", enumerate(items), params, canonical)
-    return _children("dict", nested.items(), params, canonical)
+        return _children("tuple", enumerate(items), params, canonical, empties)
+    return _children("dict", nested.items(), params, canonical, empties)
+
+
+# What optax has under these names, where it is empty; elsewhere it is an empty state.
+_EMPTIES: dict[str, Skeleton] = {"skip_state": {"tuple": []}, "hyperparams_states": {"dict": {}}}
 
 
 def _children(
-    kind: str, items: Iterable[tuple[Any, Any]], params: frozenset[str], canonical: str
+    kind: str,
+    items: Iterable[tuple[Any, Any]],
+    params: frozenset[str],
+    canonical: str,
+    empties: bool,
 ) -> tuple[Skeleton, dict[str, Any]]:
     skeletons: dict[Any, Skeleton] = {}
     held: dict[str, Any] = {}
     for key, value in items:
-        skeletons[key], found = read(value, params, f"{canonical}/{key}")
+        skeletons[key], found = read(value, params, f"{canonical}/{key}", empties=empties)
         held |= found
     return {kind: list(skeletons.values()) if kind == "tuple" else skeletons}, held
 
 
 def _param_shaped(
     nested: Mapping[str, Any], params: frozenset[str]
-) -> tuple[list[str], dict[str, Any]] | None:
+) -> tuple[Skeleton, dict[str, Any]] | None:
     candidates: list[Any] = [nested]
     if set(nested) == {"params"} and isinstance(nested["params"], Mapping):
         candidates.append(nested["params"])
     for subtree in candidates:
-        entries = {stacks.joined(keys): value for keys, value in leaves.walk(subtree)}
-        if entries and set(entries) <= params:
-            held = {name: value for name, value in entries.items() if value is not Hole.NONE}
-            return trees.sort(params - set(held)), held
+        entries = {names.canonical(keys): value for keys, value in leaves.walk(subtree)}
+        if entries and params.issuperset(entries):
+            held = {k: value for k, value in entries.items() if not isinstance(value, Hole)}
+            return {"params": trees.sort(params - set(held))}, held
+        whole = {name: (stacks.unscanned(name) or (name, 0))[0] for name in entries}
+        if entries and params.issuperset(whole.values()):
+            held = {k: value for k, value in entries.items() if not isinstance(value, Hole)}
+            masked = trees.sort(params - {whole[name] for name in held})
+            return {"params": masked, "apart": trees.sort(held)}, held
     return None
 
 
@@ -116,6 +136,8 @@ def paths(skeleton: Skeleton, params: Iterable[str]) -> set[str]:
 def moments(skeleton: Skeleton, params: Iterable[str], canonical: str = ROOT) -> dict[str, str]:
     """The leaves of param-shaped subtrees: {canonical path: the parameter that it follows}."""
     match skeleton:
+        case {"apart": held}:
+            return {f"{canonical}/{name}": name for name in held}
         case {"params": masked}:
             held = set(params) - set(masked)
             return {f"{canonical}/{name}": name for name in trees.sort(held)}
@@ -137,18 +159,23 @@ def write(
     params: Iterable[str],
     style: Style,
     canonical: str = ROOT,
+    lists: Collection[str] | None = None,
+    boxed: Collection[str] = (),
 ) -> dict[DiskPath, str | Hole]:
     """Where a layout writes a skeleton's leaves and holes: {disk path: canonical path or hole}.
 
-    The inverse of `read` for a layout's own style.
+    The inverse of `read` for a layout's own style. `lists` are the containers that are written as
+    `blocks/0`; None: as the style says. `boxed` are the parameters that sit under `value`.
     """
     match skeleton:
         case None:
-            return {path: Hole.NONE} if style.holes else {}
+            return _empty(path, Hole.NONE, style)
         case "array":
             return {path: canonical}
+        case {"apart": held}:
+            return _write_params(frozenset(), path, held, style, canonical, lists, boxed)
         case {"params": masked}:
-            return _write_params(frozenset(masked), path, params, style, canonical)
+            return _write_params(frozenset(masked), path, params, style, canonical, lists, boxed)
         case {"tuple": items}:
             pairs = [(index if style.lists else str(index), s) for index, s in enumerate(items)]
             empty = Hole.EMPTY_LIST
@@ -161,21 +188,36 @@ def write(
                 f"null), got {skeleton!r}; the metadata of the checkpoint are damaged"
             )
     if not pairs:
-        return {path: empty} if style.holes else {}
+        return _empty(path, empty, style)
     found: dict[DiskPath, str | Hole] = {}
     for key, child in pairs:
-        found |= write(child, (*path, key), params, style, f"{canonical}/{key}")
+        found |= write(child, (*path, key), params, style, f"{canonical}/{key}", lists, boxed)
     return found
 
 
+def _empty(path: DiskPath, hole: Hole, style: Style) -> dict[DiskPath, str | Hole]:
+    if style.empties:
+        return {path: Hole.EMPTY_DICT}
+    return {path: hole} if style.holes else {}
+
+
 def _write_params(
-    masked: frozenset[str], path: DiskPath, params: Iterable[str], style: Style, canonical: str
+    masked: frozenset[str],
+    path: DiskPath,
+    params: Iterable[str],
+    style: Style,
+    canonical: str,
+    lists: Collection[str] | None,
+    boxed: Collection[str],
 ) -> dict[DiskPath, str | Hole]:
     start: DiskPath = (*path, "params") if style.level else path
+    hole = Hole.EMPTY_DICT if style.empties else Hole.NONE
+    if lists is None and not style.split:
+        lists = ()
     found: dict[DiskPath, str | Hole] = {}
     for name in params:
-        keys = stacks.split(name) if style.split else tuple(name.split("/"))
-        found[(*start, *keys)] = Hole.NONE if name in masked else f"{canonical}/{name}"
+        at = (*start, *names.keys(name, lists), *(("value",) if name in boxed else ()))
+        found[at] = hole if name in masked else f"{canonical}/{name}"
     return found
 
 

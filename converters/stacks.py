@@ -7,7 +7,8 @@ write it).
 
 import re
 
-NAMES = ("layers", "dense_layers", "moe_layers")
+NAMES = ("layers", "dense_layers", "moe_layers", "scanned_blocks", "layers_outside_pipeline")
+REMAINDERS = ("layers_remainder",)  # hold single layers that are never stacked
 
 _MEMBER = re.compile(rf"({'|'.join(NAMES)})_(\d+)")
 
@@ -30,6 +31,8 @@ def unscanned(path: str) -> tuple[str, int] | None:
     """(path of the stacked leaf, layer) of a leaf in one unscanned layer, or None."""
     segments = path.split("/")
     for place, segment in enumerate(segments):
+        if segment in NAMES or segment in REMAINDERS:
+            return None  # what is numbered inside a stack is a part of one layer
         if found := member(segment):
             return "/".join([*segments[:place], found[0], *segments[place + 1 :]]), found[1]
     return None

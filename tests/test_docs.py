@@ -25,6 +25,7 @@ SMALL = [
     "per_device_batch_size=2",
 ]
 TAKES_CONFIG = {"train", "eval", "generate", "logits", "parity", "demo"}
+PARITY_TAKES_CONFIG = {"run", "noise", "record", "localize"}
 
 
 def commands(page: Path) -> list[str]:
@@ -36,7 +37,9 @@ def commands(page: Path) -> list[str]:
 
 def smaller(words: list[str]) -> list[str]:
     """The same command on a small model."""
-    if words[0] not in TAKES_CONFIG:
+    if words[0] not in TAKES_CONFIG or "--pair" in words:
+        return words
+    if words[0] == "parity" and words[1] not in PARITY_TAKES_CONFIG:
         return words
     short = ["steps=12"] if words[0] == "demo" else []
     return [*words, *SMALL, *short]

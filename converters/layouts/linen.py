@@ -2,19 +2,43 @@
 
 A Linen TrainState: `params/params/X`, `opt_state` with lists, None for empty states and a `params`
 level above param-shaped subtrees, `step` int32; NNX random state beside it, in `nnx_aux/model/X`.
+Any Linen project whose TrainState holds `params/params` writes the same.
 """
 
-from maxmig.converters import skeletons
+from maxmig.converters.layouts.facts import RESERVED, Facts
 from maxmig.converters.layouts.table import Table
+from maxmig.converters.skeletons import Style
+
+OWN = {"params", "opt_state", "step", "nnx_aux"}
+
+
+def _owns(facts: Facts) -> tuple[float, list[str]]:
+    held = facts.below(("params", "params"))
+    reasons = [f"{held} leaves below 'params/params'" if held else "nothing below 'params/params'"]
+    strange = sorted(facts.tops & (RESERVED - OWN))
+    if strange:
+        reasons.append(f"does not know the top-level keys {strange}")
+    beside = sorted(facts.children[("params",)] - {"params"}) if held else []
+    if beside:
+        reasons.append(f"beside 'params/params' there is {beside}")
+    fits = bool(held) and not strange and not beside
+    return (0.95 if facts.tops & {"opt_state", "step"} else 0.8) * fits, reasons
+
 
 LAYOUT = Table(
     name="linen",
-    title="Linen TrainState, MaxText's interchange layout",
+    title="Linen TrainState with params/params, MaxText's interchange layout",
+    family="linen",
     params=("params", "params"),
     aux=("nnx_aux", "model"),
     opt_state=("opt_state",),
     step=("step",),
     step_dtype="int32",
-    style=skeletons.Style(level=True, lists=True, holes=True, split=False),
-    requires=("params", "params"),
+    style=Style(level=True, lists=True, holes=True, split=False),
+    others=(
+        Style(level=True, lists=False, holes=False, split=False, empties=True),
+        Style(level=False, lists=True, holes=True, split=False),
+    ),
+    owns=_owns,
+    collections="top",
 )

@@ -5,7 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.cli import common, console
+from maxmig.cli import bench_convert, bench_parity, common, console
 from maxmig.cli.exit_codes import ExitCode
 from maxmig.cli.verb import Verb
 
@@ -157,4 +157,6 @@ VERBS = (
         add_arguments=_arguments,
         run=train,
     ),
+    bench_convert.VERB,
+    bench_parity.VERB,
 )

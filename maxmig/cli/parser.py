@@ -32,9 +32,10 @@ VERBS = (
     Entry("eval", "the loss of a checkpoint on held-out data"),
     Entry("generate", "continue text with a trained model"),
     Entry("logits", "logits, loss and gradients of a batch, as arrays for any other framework"),
-    Entry("flags", "which framework runs, and where each setting comes from", group=True),
+    Entry("flags", "which framework runs, and how to flip it on evidence", group=True),
     Entry("ckpt", "inspect, convert and compare checkpoints", group=True),
     Entry("parity", "check that two backends agree, and report it", group=True),
+    Entry("lint", "traps of the move to NNX that can be seen in the source"),
     Entry("bench", "speed and memory of the backends, as ratios", group=True),
     Entry("doctor", "versions, devices and what can run here"),
 )

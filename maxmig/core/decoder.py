@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maxmig.core import attention, census, dense, dropout, embed, norms, part
+from maxmig.core import attention, census, dense, dropout, embed, norms, part, probe
 from maxmig.core.context import Context
 from maxmig.core.kv_cache import Cache, LayerCache
 from maxmig.core.numerics import Numerics
@@ -65,7 +65,7 @@ def layer_forward(
         x = x + (getattr(parts, branch.post_norm)(y) if branch.post_norm else y)
     x = dropout.forward(x, cfg.dropout, context, "layer")
     x = constrain(x, "activation_batch", "activation_length", "activation_embed")
-    return x, written or None, aux
+    return x, written or None, aux | probe.layer_output(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,9 @@ if not report:
 parity.html.write(report, "parity.html")
 """
 
-from maxmig.parity import faults, html
+from typing import Any
+
+from maxmig.parity import faults, folder, html
 from maxmig.parity.engine import run
 from maxmig.parity.policy import Policy
 from maxmig.parity.report import Report
@@ -17,10 +19,21 @@ __all__ = [
     "Coverage",
     "Extreme",
     "Measurement",
+    "Pair",
     "Policy",
     "Report",
     "Verdict",
     "faults",
+    "folder",
     "html",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A pair holds modules of both frameworks, which nobody else should have to import.
+    if name != "Pair":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from maxmig.parity.pairs import Pair
+
+    return Pair

@@ -2,29 +2,24 @@
 
 import dataclasses
 import platform as machine
-from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 import maxmig
 from maxmig.checkpoint import store
-from maxmig.config import Config
-from maxmig.parity import policy
+from maxmig.parity import card, policy
 from maxmig.parity.faults import Fault
 from maxmig.parity.report import Report
+from maxmig.parity.request import Pair, Request
 from maxmig.parity.results import Side, Subject
 from maxmig.train.runtime import Runtime
 
 
-def describe(
-    cfg: Config,
-    pair: tuple[Runtime, Runtime],
-    config_name: str,
-    devices: Sequence[jax.Device] | None,
-) -> Report:
+def describe(request: Request, pair: Pair, config_name: str) -> Report:
     """A report without checks: the subject, and what the objects of both sides prove."""
-    device = (jax.devices() if devices is None else devices)[0]
+    cfg = request.cfg
+    device = (jax.devices() if request.devices is None else request.devices)[0]
     m, spec = cfg.model, pair[0].backend.spec
     stack = "scanned" if cfg.stack.scan_layers else "unscanned"
     kind = f"{device.platform}" + (f" ({device.device_kind})" if device.platform != "cpu" else "")
@@ -36,18 +31,24 @@ def describe(
         parameters=sum(int(np.prod(param.shape)) for param in spec.values()),
         dtypes=policy.dtypes(cfg),
         devices=f"{pair[0].devices} x {kind}",
+        rungs_digest=card.config_digest(cfg),
+        code_digest=card.code_digest(),
     )
-    control, candidate = (_prove(runtime) for runtime in pair)
+    control, candidate = (prove(runtime) for runtime in pair)
     return Report(
         subject,
         control,
         candidate,
-        policy.choose(cfg, device.platform),
-        environment=_environment(),
+        policy.choose(cfg, device.platform, request.policy),
+        levels=request.levels,
+        only=request.only,
+        steps=request.steps,
+        environment=environment(),
     )
 
 
-def _prove(runtime: Runtime) -> Side:
+def prove(runtime: Runtime) -> Side:
+    """What the objects of a side prove that it is."""
     proof = runtime.proof
     return Side(
         runtime.cfg.flags.stage.value,
@@ -73,7 +74,7 @@ def doubts(control: Side, candidate: Side, allow_same: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
+def notes(pair: Pair, allow_same: bool, fault: Fault | None) -> tuple[str, ...]:
     """What a reader of the report must know besides."""
     found = []
     if allow_same and pair[0].cfg.flags.stage is pair[1].cfg.flags.stage:
@@ -85,7 +86,7 @@ def notes(pair: tuple[Runtime, Runtime], allow_same: bool, fault: Fault | None) 
     return tuple(found)
 
 
-def with_longer_schedule(report: Report, pair: tuple[Runtime, Runtime], step: int) -> Report:
+def with_longer_schedule(report: Report, pair: Pair, step: int) -> Report:
     """The report, now of sides whose learning-rate schedule was made longer."""
     length = pair[0].cfg.schedule_steps
     note = (
@@ -101,7 +102,8 @@ def with_longer_schedule(report: Report, pair: tuple[Runtime, Runtime], step: in
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Versions of what computes, and the platform."""
     return {
         **store.versions(),
         "maxmig": maxmig.__version__,

@@ -1,6 +1,6 @@
 """From measurements to checks: what is demanded of which, and what the inputs did not reach."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -16,15 +16,19 @@ Arrays = Mapping[tuple[str, str, str], np.ndarray]
 TITLES = {
     "configuration": "settings besides the three flags",
     "start": "weights, optimizer state and counters before the first step",
+    "hidden": "hidden states, by depth",
     "logits": "logits",
     "loss": "loss, by component",
     "gradients": "gradient of every parameter",
+    "update": "parameters and moments after one step from equal gradients",
+    "masks": "which parameters decay, and which are trained",
     "metrics": "loss, learning rate and norms of each step",
     "params": "every parameter after each step",
     "moments": "optimizer state after each step",
     "counters": "step counts after each step",
+    "state": "masks and counters advance, evaluation changes nothing",
 }
-_OF_STEPS = ("metrics", "params", "moments", "counters")
+_FACTS = ("masks", "state", "configuration", "counters")
 
 
 def settings(control: Config, candidate: Config) -> list[Measurement]:
@@ -46,7 +50,7 @@ def settings(control: Config, candidate: Config) -> list[Measurement]:
 def build(
     found: Found,
     policy: Policy,
-    steps: int,
+    wanted: Collection[str],
     unmoved: Sequence[str],
     parameters: int,
 ) -> tuple[Check, ...]:
@@ -55,14 +59,16 @@ def build(
     Args:
         found: measurements by check.
         policy: what must hold.
-        steps: optimizer steps that were asked for.
+        wanted: the checks that were asked for, besides settings and start.
         unmoved: parameters that no step changed.
         parameters: how many there are.
     """
     made = []
     for name, title in TITLES.items():
-        if name in _OF_STEPS and (not steps or (name == "moments" and name not in found)):
-            continue  # not asked for, or an optimizer without moments
+        if name not in wanted and name not in ("configuration", "start"):
+            continue
+        if name == "moments" and name not in found:
+            continue  # an optimizer without moments
         doubt = ""
         if name == "params" and len(unmoved) == parameters:
             doubt = (
@@ -75,7 +81,7 @@ def build(
                 title,
                 tuple(found.get(name, ())),
                 policy.limit(name),
-                may_be_zero=name in ("configuration", "counters"),
+                may_be_zero=name in _FACTS,
                 doubt=doubt,
                 level="settings" if name == "configuration" else "native",
             )
@@ -106,7 +112,7 @@ def coverage(found: Found, steps: int, unmoved: tuple[str, ...], parameters: int
     skipped = []
     if not steps:
         skipped.append("optimizer steps: none were asked for (--steps 0)")
-    elif "moments" not in found:
+    elif "params" in found and "moments" not in found:
         skipped.append("moments: this optimizer keeps none")
     return Coverage(
         parameters=parameters,

@@ -3,24 +3,19 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from maxmig import errors
 from maxmig.config import Config, Stage
-from maxmig.parity import attest, checks, measure
+from maxmig.parity import attest, behaviour, native, proofs
 from maxmig.parity import inputs as batches
-from maxmig.parity import start as starts
-from maxmig.parity.faults import Broken, Fault
-from maxmig.parity.observe import Observation, observe
+from maxmig.parity import levels as levels_
+from maxmig.parity.faults import Fault
+from maxmig.parity.repeats import Noise
 from maxmig.parity.report import Report
-from maxmig.parity.results import Measurement
-from maxmig.train.runtime import Runtime
-
-Key = tuple[str, str, str]
+from maxmig.parity.request import Pair, Request
 
 
 def run(
@@ -30,6 +25,12 @@ def run(
     candidate: Stage | str = Stage.NNX,
     checkpoint: str | Path | None = None,
     steps: int = 5,
+    levels: Sequence[str] = levels_.DEFAULT,
+    only: Sequence[str] = (),
+    tokens: int | None = None,
+    policy: str = "auto",
+    noise: Noise | None = None,
+    gate_performance: float | None = None,
     allow_same: bool = False,
     devices: Sequence[jax.Device] | None = None,
     fault: Fault | None = None,
@@ -37,7 +38,7 @@ def run(
     command: str = "",
     note: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Compares two rungs: logits, loss, every gradient, and `steps` optimizer steps.
+    """Compares two rungs, level by level: proof, float64, real arrays, behaviour.
 
     The sides run one after the other. The control's results stay in host memory until the candidate
     is held against them: about (3 + 3 * steps) times the size of the parameters with Adam.
@@ -48,6 +49,13 @@ def run(
         candidate: the rung that is examined.
         checkpoint: a directory of steps, or one step, in any layout; None initialises once.
         steps: optimizer steps; 0 leaves them out.
+        levels: `L0` static, `L1` semantic, `L2` native, `L3` behaviour.
+        only: names of checks (`maxmig.parity.levels.CHECKS`); all by default.
+        tokens: length of a further batch, one unbroken segment a row.
+        policy: `bitwise`, `ratio`, or `auto`.
+        noise: of the control, as `maxmig parity noise` measured it.
+        gate_performance: how much more time and memory a step of the candidate may cost, as a
+            ratio; None only reports.
         allow_same: compare a rung with itself, which measures noise and proves nothing else.
         devices: all of this host by default.
         fault: what to break in the candidate, to see that it is found.
@@ -60,15 +68,27 @@ def run(
         PreflightError: there is more than one host.
     """
     began = time.monotonic()
-    request = _Request(
-        cfg, Stage(control), Stage(candidate), checkpoint, steps, devices, fault, note
+    request = Request(
+        cfg,
+        Stage(control),
+        Stage(candidate),
+        checkpoint,
+        steps,
+        levels_.parse(",".join(levels)) if levels else (),
+        levels_.parse_only(",".join(only)) if only else (),
+        tokens,
+        policy,
+        noise,
+        gate_performance,
+        devices,
+        fault,
+        note,
     )
     request.check()
     pair = request.runtimes()
-    report = attest.describe(cfg, pair, config_name, devices)
+    report = attest.describe(request, pair, config_name)
     report = dataclasses.replace(
         report,
-        steps=steps,
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         notes=attest.notes(pair, allow_same, fault),
@@ -79,92 +99,36 @@ def run(
     return dataclasses.replace(report, seconds=time.monotonic() - began)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """What `run` was asked for."""
-
-    cfg: Config
-    control: Stage
-    candidate: Stage
-    checkpoint: str | Path | None
-    steps: int
-    devices: Sequence[jax.Device] | None
-    fault: Fault | None
-    note: Callable[[str], object]
-
-    def check(self) -> None:
-        if self.steps < 0:
-            raise errors.ConfigError(f"steps: expected 0 or more, got {self.steps}")
-        if jax.process_count() > 1:
-            raise errors.PreflightError(
-                "parity holds whole arrays against one another and runs on one host, but there are "
-                f"{jax.process_count()}; run it on one, with --simulate-devices for the mesh"
-            )
-
-    def runtimes(self) -> tuple[Runtime, Runtime]:
-        """The programs of both sides; they hold no arrays yet."""
-        settings = dict(self.fault.settings) if self.fault else {}
-        control = Runtime(self.cfg.replace(**self.control.flags.as_dict()), self.devices)
-        flags = self.candidate.flags.as_dict()
-        candidate = Runtime(self.cfg.replace(**settings, **flags), self.devices)
-        if self.fault and self.fault.params:
-            candidate.backend = Broken(candidate.backend, self.fault.params)
-        return control, candidate
-
-    def start(self, control: Runtime) -> starts.Start:
-        """The state of both sides."""
-        self.note(f"weights from {self.checkpoint or 'the seed, initialised once'}")
-        if self.checkpoint is None:
-            return starts.from_seed(control)
-        return starts.from_checkpoint(control, self.checkpoint)
-
-    def schedule_end(self, control: Runtime, step: int) -> int | None:
-        """A longer schedule, if the weights are from its end, where no step would move them."""
-        rates = [control.settings.schedule(step + i) for i in range(self.steps)]
-        return 2 * (step + self.steps) if step and rates and not any(rates) else None
-
-
-def _compare(report: Report, request: _Request, pair: tuple[Runtime, Runtime]) -> Report:
-    steps, note = request.steps, request.note
+def _compare(report: Report, request: Request, pair: Pair) -> Report:
     start = request.start(pair[0])
     if longer := request.schedule_end(pair[0], start.origin.step):
-        room = {"learning_rate_schedule_steps": longer}
-        pair = dataclasses.replace(request, cfg=request.cfg.replace(**room)).runtimes()
+        request = request.with_schedule(longer)
+        pair = request.runtimes()
         report = attest.with_longer_schedule(report, pair, start.origin.step)
-    control, candidate = pair
-    given = batches.make(control.cfg, num_devices=control.devices, steps=steps)
-    note(f"control   {report.control.proved}: logits, loss, gradients, {steps} steps")
-    recorded = {o.key: o.array for o in observe(control, start.state, given)}
-    unmoved = checks.unmoved(recorded, steps)
-    note(f"candidate {report.candidate.proved}: the same, held against the control")
-    fault = request.fault
-    state = fault.state(dict(start.state)) if fault and fault.state else start.state
-    found = _hold(recorded, observe(candidate, state, given))
-    found["configuration"] = checks.settings(control.cfg, candidate.cfg)
-    parameters = len(control.param_paths)
-    return dataclasses.replace(
-        report,
-        checks=checks.build(found, report.policy, steps, unmoved, parameters),
-        coverage=checks.coverage(found, steps, unmoved, parameters),
-        inputs=given.described,
-        origin=start.origin,
+    control = pair[0]
+    given = batches.make(
+        control.cfg, num_devices=control.devices, steps=request.steps, tokens=request.tokens
     )
-
-
-def _hold(
-    recorded: dict[Key, np.ndarray], candidate: Iterable[Observation]
-) -> dict[str, list[Measurement]]:
-    """Compares as the candidate computes; each array of the control is freed after its use."""
-    found: dict[str, list[Measurement]] = {}
-    for o in candidate:
-        here = found.setdefault(o.check, [])
-        if o.key in recorded:
-            here.append(measure.compare(o.item, o.path, recorded.pop(o.key), o.array))
-        else:
-            here.append(
-                measure.missing(o.item, o.path, "the control does not have it", o.array.size)
-            )
-    for (check, item, path), array in recorded.items():
-        text = "the candidate does not have it"
-        found.setdefault(check, []).append(measure.missing(item, path, text, array.size))
-    return found
+    report = dataclasses.replace(
+        report, inputs=given.described, origin=start.origin, checkpoint_hash=start.hash
+    )
+    checks = []
+    if {"L0", "L1"} & set(request.levels):
+        checks += proofs.run(request, pair, start, given)
+    if "L2" in request.levels:
+        found = native.compare(request, pair, start, given, report.policy)
+        settings, *rest = found.checks
+        checks = [settings, *checks, *rest]
+        report = dataclasses.replace(
+            report,
+            coverage=found.coverage,
+            doubts=(*report.doubts, *found.doubts),
+            performance=found.performance,
+        )
+    if "L3" in request.levels:
+        more, skipped = behaviour.compare(request, pair, start, given, report.policy)
+        checks += more
+        coverage = report.coverage
+        coverage = dataclasses.replace(coverage, skipped=(*coverage.skipped, *skipped))
+        report = dataclasses.replace(report, coverage=coverage)
+    return dataclasses.replace(report, checks=tuple(checks))

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,8 +66,9 @@ def render(report: "Report") -> str:
     """The page as text."""
     import jinja2
 
-    from maxmig.parity import plots
+    from maxmig.parity import catalogue, figures, levels, plots, snippets
     from maxmig.parity import report as reports
+    from maxmig.parity.glossary import GLOSSARY
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("maxmig.parity"),
@@ -76,30 +78,41 @@ def render(report: "Report") -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": reports.number, "place": _place, "path": _breakable}
+    environment.filters["ticks"] = _ticks
     environment.globals |= {
         "symbols": SYMBOLS,
         "needs": reports.needs,
         "describe": reports.describe,
         "sizes": reports.sizes,
         "values": _values,
+        "snippet": snippets.around,
+        "entries": catalogue.BY_CODE,
+        "glossary": GLOSSARY,
     }
-    checks = {check.name: check for check in report.checks}
-    of_steps = {name: check for name, check in checks.items() if name in plots.OF_STEPS}
+    held = {check.name: check for check in report.checks if check.concluded is None}
+    of_steps = {name: check for name, check in held.items() if name in plots.OF_STEPS}
+    drawn = {
+        "loss": plots.loss(report.curve, report.control.proved, report.candidate.proved),
+        "steps": plots.by_step(of_steps),
+        "gradients": plots.gradients(held["gradients"]) if "gradients" in held else "",
+        **figures.drawn(held | {c.name: c for c in report.checks if c.level == "behaviour"}),
+    }
+    if "ratios" in drawn:
+        drawn["gradients"] = ""  # the ratio says the same, with its limit
     return environment.get_template("report.html.j2").render(
         report=report,
-        checks=checks,
-        columns=_columns(report),
-        loss_svg=plots.loss(report.curve, report.control.proved, report.candidate.proved),
-        gradients_svg=plots.gradients(checks["gradients"]) if "gradients" in checks else "",
-        steps_svg=plots.by_step(of_steps),
+        held=held,
+        parts={part.level: part for part in report.by_level},
+        levels=levels.LEVELS,
+        figures=drawn,
+        casts=[cast for check in report.checks for cast in _casts(check)],
         most_leaves=plots.MOST_LEAVES,
         infinity=math.inf,
     )
 
 
-def _columns(report: "Report") -> list[str]:
-    """Start, batches, steps: the items in the order of the run."""
-    return list(dict.fromkeys(item for check in report.checks for item in check.items))
+def _casts(check: Any) -> tuple[Any, ...]:
+    return tuple(getattr(check.details, "casts", ()))
 
 
 def _breakable(text: str) -> Any:
@@ -109,6 +122,13 @@ def _breakable(text: str) -> Any:
     return markupsafe.Markup("<wbr>").join(
         part + "/" * (number < text.count("/")) for number, part in enumerate(text.split("/"))
     )
+
+
+def _ticks(text: str) -> Any:
+    """Text whose `words in ticks` are code."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
 def _place(extreme: Any) -> str:

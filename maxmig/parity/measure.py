@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from maxmig.parity.results import SIDES, Extreme, Measurement
+from maxmig.parity.results import SIDES, Extreme, Measurement, Ratio
 
 
 def compare(item: str, path: str, control: np.ndarray, candidate: np.ndarray) -> Measurement:
@@ -35,6 +35,38 @@ def missing(item: str, path: str, problem: str, elements: int = 0) -> Measuremen
     """The measurement of arrays that cannot be subtracted."""
     return Measurement(
         item, path, elements=elements, differing=elements, rel_l2=float("inf"), problem=problem
+    )
+
+
+def triangulate(
+    found: Measurement,
+    control: np.ndarray,
+    candidate: np.ndarray,
+    truth: np.ndarray,
+    *,
+    factor: float,
+    floor: float,
+) -> Measurement:
+    """The measurement with the errors of both sides against the truth.
+
+    Args:
+        found: what `compare` found.
+        control: the control's array.
+        candidate: the candidate's.
+        truth: the same in float64.
+        factor: how many times the control's error the candidate may have.
+        floor: the least error that the control is granted.
+    """
+    size = float(np.linalg.norm(truth))
+
+    def error(array: np.ndarray) -> float:
+        gap = float(np.linalg.norm(array.astype(np.float64) - truth))
+        return gap / size if size else gap
+
+    a = error(control)
+    b = a if found.exact else error(candidate)
+    return Measurement(
+        **{**found.__dict__, "truth": Ratio(a, b, factor, floor, found.noise)},
     )
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from maxmig.parity.results import Check, Curve, by_path
 
 # Stand-ins that no other colour uses; the page gives them their light, dark and printed values.
-_COLOURS = {
+COLOURS = {
     "ink": "#0a0b01",
     "muted": "#0a0b02",
     "grid": "#0a0b03",
@@ -26,16 +26,16 @@ _COLOURS = {
     "bad": "#0a0b07",
     "band": "#0a0b08",
 }
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10.0,
-    "text.color": _COLOURS["ink"],
-    "axes.edgecolor": _COLOURS["grid"],
-    "axes.labelcolor": _COLOURS["muted"],
-    "xtick.color": _COLOURS["muted"],
-    "ytick.color": _COLOURS["muted"],
-    "grid.color": _COLOURS["grid"],
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["grid"],
+    "axes.labelcolor": COLOURS["muted"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "grid.color": COLOURS["grid"],
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "axes.spines.top": False,
@@ -44,25 +44,25 @@ _STYLE: Any = {
 _MARKERS = ("o", "s", "^", "D", "v")
 OF_STEPS = ("params", "moments", "metrics")
 MOST_LEAVES = 40
-_WIDTH = 10.5  # inches, which the page scales so that the text has the size of its own
+WIDTH = 10.5  # inches, which the page scales so that the text has the size of its own
 
 
 def loss(curve: Curve, control: str, candidate: str) -> str:
     """Both loss curves, and their difference on a second axis; empty without steps."""
     if not curve.steps:
         return ""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "loss"}):
-        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "loss"}):
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats")
-        axes.set_xticks(_few(curve.steps))
+        axes.set_xticks(few(curve.steps))
         axes.grid(axis="y")
-        drawn = axes.plot(curve.steps, curve.control, color=_COLOURS["control"], lw=5, alpha=0.35)
+        drawn = axes.plot(curve.steps, curve.control, color=COLOURS["control"], lw=5, alpha=0.35)
         drawn += axes.plot(
             curve.steps,
             curve.candidate,
-            color=_COLOURS["candidate"],
+            color=COLOURS["candidate"],
             lw=1.6,
             ls="--",
             marker="o",
@@ -73,7 +73,7 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
         other.spines["right"].set_visible(True)
         gaps = [b - a for a, b in zip(curve.control, curve.candidate, strict=True)]
         exact = not any(gaps)
-        colour = _COLOURS["good" if exact else "bad"]
+        colour = COLOURS["good" if exact else "bad"]
         drawn += other.plot(
             curve.steps, gaps, color=colour, lw=1, ls=":", marker="D", mfc="none", ms=6
         )
@@ -81,7 +81,7 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
         reach = max(finite, default=0.0) or 1.0
         other.set_ylim(-1.15 * reach, 1.15 * reach)
         other.set_ylabel("candidate minus control")
-        other.axhline(0.0, color=_COLOURS["grid"], lw=0.8, zorder=0)
+        other.axhline(0.0, color=COLOURS["grid"], lw=0.8, zorder=0)
         if exact:
             other.set_yticks([0.0], ["exactly 0"])
         label = "difference (right axis)" + (": exactly 0 at every step" if exact else "")
@@ -92,7 +92,7 @@ def loss(curve: Curve, control: str, candidate: str) -> str:
             ncols=3,
             fontsize=9.5,
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def gradients(check: Check) -> str:
@@ -104,10 +104,10 @@ def gradients(check: Check) -> str:
     worst = sorted(leaves, key=lambda p: -max(m.needed for m in leaves[p]))[:MOST_LEAVES]
     paths = [path for path in leaves if path in set(worst)]
     items = list(check.items)
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "gradients"}):
-        figure = Figure(figsize=(_WIDTH, 1.3 + 0.27 * len(paths)), layout="constrained")
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "gradients"}):
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.27 * len(paths)), layout="constrained")
         axes = figure.subplots()
-        scale = _Scale([m.needed for path in paths for m in leaves[path]])
+        scale = Scale([m.needed for path in paths for m in leaves[path]])
         spread = 0.18 if len(items) > 1 else 0.0
         for number, item in enumerate(items):
             shift = spread * (2 * number / max(len(items) - 1, 1) - 1)
@@ -124,7 +124,7 @@ def gradients(check: Check) -> str:
         axes.grid(axis="y", ls=":")
         axes.set_xlabel("relative L2 difference of the gradient")
         figure.legend(loc="outside upper left", ncols=len(items), fontsize=9.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def by_step(checks: Mapping[str, Check]) -> str:
@@ -136,10 +136,10 @@ def by_step(checks: Mapping[str, Check]) -> str:
     }
     if not lines:
         return ""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "steps"}):
-        figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "steps"}):
+        figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.subplots()
-        scale = _Scale([value for points in lines.values() for _, value in points])
+        scale = Scale([value for points in lines.values() for _, value in points])
         width = max((step for points in lines.values() for step, _ in points), default=1)
         for number, (name, points) in enumerate(lines.items()):
             # Side by side: lines that are all zero would hide one another.
@@ -148,16 +148,16 @@ def by_step(checks: Mapping[str, Check]) -> str:
             axes.plot(
                 [x for x, _, _ in places],
                 [y for _, y, _ in places],
-                color=_COLOURS["muted"],
+                color=COLOURS["muted"],
                 lw=0.8,
             )
             _dots(axes, places, number, name)
         scale.dress(axes, "y", None)
-        axes.set_xticks(_few(sorted({step for points in lines.values() for step, _ in points})))
+        axes.set_xticks(few(sorted({step for points in lines.values() for step, _ in points})))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("largest relative L2")
         figure.legend(loc="outside upper left", ncols=len(lines), fontsize=9.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _dots(axes: Any, points: Sequence[tuple[float, float, float]], number: int, label: str) -> None:
@@ -165,7 +165,7 @@ def _dots(axes: Any, points: Sequence[tuple[float, float, float]], number: int, 
     marker = _MARKERS[number % len(_MARKERS)]
     for zero in (True, False):
         here = [(x, y) for x, y, value in points if (value == 0) is zero]
-        colour = _COLOURS["good" if zero else "bad"]
+        colour = COLOURS["good" if zero else "bad"]
         axes.plot(
             [x for x, _ in here],
             [y for _, y in here],
@@ -179,7 +179,7 @@ def _dots(axes: Any, points: Sequence[tuple[float, float, float]], number: int, 
         )
 
 
-class _Scale:
+class Scale:
     """Positions on a logarithmic axis that has places for exact zero and for infinity."""
 
     def __init__(self, values: Sequence[float]):
@@ -203,7 +203,7 @@ class _Scale:
             ticks.append(self(math.inf))
             labels.append("none\nwould pass")
         ends = (self.low - 2.0, self.high + (1.4 if self.infinite else 0.2))
-        band = {"color": _COLOURS["band"], "lw": 0, "zorder": 0}
+        band = {"color": COLOURS["band"], "lw": 0, "zorder": 0}
         if axis == "x":
             axes.set_xticks(ticks, labels)
             axes.set_xlim(*ends)
@@ -214,15 +214,16 @@ class _Scale:
             axes.axhspan(self.low - 2.0, self.low - 1.0, **band)
         if limit and ends[0] < math.log10(limit) < ends[1]:
             line = axes.axvline if axis == "x" else axes.axhline
-            line(math.log10(limit), color=_COLOURS["ink"], lw=1, ls="--", label=f"limit {limit:g}")
+            line(math.log10(limit), color=COLOURS["ink"], lw=1, ls="--", label=f"limit {limit:g}")
 
 
-def _few(steps: Sequence[int]) -> list[int]:
+def few(steps: Sequence[int]) -> list[int]:
+    """About a dozen of them, for ticks."""
     every = max(1, math.ceil(len(steps) / 12))
     return list(steps)[::every]
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an <svg> element for a page: no prolog, no metadata, colours by name."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -231,6 +232,6 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for name, colour in _COLOURS.items():
+    for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
     return text

@@ -1,10 +1,10 @@
 """The report of a parity run: its verdict, why, and the JSON document of it."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maxmig.parity.parts import Part
 from maxmig.parity.policy import Policy
 from maxmig.parity.results import (
     START,
@@ -19,8 +19,19 @@ from maxmig.parity.results import (
     Subject,
     Verdict,
 )
+from maxmig.parity.wording import describe, needs, number, sizes
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from maxmig.parity.card import Card
+    from maxmig.parity.static.results import Divergence
+
+__all__ = ["Part", "Report", "describe", "needs", "number", "sizes"]
+
+SCHEMA_VERSION = 2
+
+# Levels that tell what a program means. Where one cannot tell, that is no doubt by itself.
+_MEANING = ("static", "semantic")
+_EVIDENCE = ("static", "semantic", "behaviour")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +50,10 @@ class Report:
         doubts: why the run as a whole proves nothing.
         notes: what a reader must know besides: a fault put in on purpose, an A/A run.
         steps: optimizer steps that were asked for.
+        levels: the levels that were asked for.
+        only: the checks that were asked for; empty for all.
+        performance: what both sides cost; None if that was not measured.
+        checkpoint_hash: of the weights.
         environment: versions and platform.
         command: what repeats the run.
         made: when, UTC.
@@ -56,6 +71,10 @@ class Report:
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     steps: int = 0
+    levels: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    performance: Check | None = None
+    checkpoint_hash: str = ""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
     made: str = ""
@@ -66,13 +85,70 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if a check fails, else INCONCLUSIVE if anything is in doubt, else PASS."""
-        verdicts = {check.verdict for check in self.checks}
+        """FAIL if a check fails, else INCONCLUSIVE if anything is in doubt, else PASS.
+
+        What could not be proved, or not be evaluated in float64, is in doubt only if no other
+        evidence covers it: see `uncovered`.
+        """
+        verdicts = {check.verdict for check in self.gating}
         if Verdict.FAIL in verdicts:
             return Verdict.FAIL
-        if self.doubts or not self.compared or Verdict.INCONCLUSIVE in verdicts:
+        rest = {c.verdict for c in self.gating if c.level not in _MEANING}
+        if self.doubts or self.uncovered or Verdict.INCONCLUSIVE in rest:
             return Verdict.INCONCLUSIVE
         return Verdict.PASS
+
+    @property
+    def gating(self) -> tuple[Check, ...]:
+        """The checks that have a say, performance among them if it is gated."""
+        more = (self.performance,) if self.performance is not None else ()
+        return tuple(check for check in (*self.checks, *more) if check.gates)
+
+    @property
+    def uncovered(self) -> str:
+        """Why the evidence as a whole is too thin; empty if it is not."""
+        if self.doubts and not self.checks:
+            return ""
+        levels = self.by_level
+        if not self.compared and not any(
+            part.verdict is Verdict.PASS for part in levels if part.level in _EVIDENCE
+        ):
+            return "nothing was compared"
+        # A failure decides as well; only where neither level could say anything is there a doubt.
+        told_by = {p.verdict for p in levels if p.level in _MEANING}
+        covered = bool(told_by - {Verdict.INCONCLUSIVE})
+        if covered or "native" not in {p.level for p in levels}:
+            told = [f"{p.level}: {p.told}" for p in levels if p.level in _MEANING]
+            return "" if covered or not told else "; ".join(told)
+        effect = self.detectable
+        if effect <= self.policy.detectable:
+            return ""
+        return (
+            f"{self.policy.coarsest} noise hides changes below {effect:.1e}; run --level L0,L1 as "
+            "well, or dtype=float32"
+        )
+
+    @property
+    def detectable(self) -> float:
+        """The smallest relative change of hidden states or logits that L2 could not have missed."""
+        found = [0.0]
+        for check in self.checks:
+            if check.level == "native" and check.name in ("hidden", "logits") and not check.exact:
+                found += [m.truth.limit if m.truth else m.rel_l2 for m in check.measurements]
+                if not check.triangulated:
+                    found.append(check.limit or 0.0)
+        return max(found)
+
+    @property
+    def by_level(self) -> tuple[Part, ...]:
+        """What each level found, in order; settings count as native."""
+        found = []
+        for level in ("static", "semantic", "native", "behaviour"):
+            names = (level, "settings") if level == "native" else (level,)
+            checks = tuple(check for check in self.checks if check.level in names)
+            if checks:
+                found.append(Part(level, checks))
+        return tuple(found)
 
     @property
     def exit_code(self) -> int:
@@ -91,8 +167,9 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether everything that was compared is equal bit for bit."""
-        return bool(self.compared) and all(check.exact for check in self.checks)
+        """Whether all that the two sides computed at L2 is equal bit for bit."""
+        held = [c for c in self.checks if c.concluded is None and c.level != "behaviour"]
+        return bool(self.compared) and all(check.exact for check in held)
 
     @property
     def first_failure(self) -> tuple[Check, Measurement] | None:
@@ -101,6 +178,11 @@ class Report:
             if check.verdict is Verdict.FAIL and check.worst is not None:
                 return check, check.worst
         return None
+
+    @property
+    def failed(self) -> Check | None:
+        """The first failing check of those that have a say, of whatever level."""
+        return next((c for c in self.gating if c.verdict is Verdict.FAIL), None)
 
     @property
     def summary(self) -> str:
@@ -115,6 +197,11 @@ class Report:
             where = at if m.path in at else f"{m.path}: {at}"
             when = "" if m.item == START else f" ({m.item})"
             return f"{a} and {b} differ, first in {check.name}{when}, at {where}"
+        if self.failed is not None:
+            return f"{a} and {b} differ: {self.failed.name}: {self.failed.told}"
+        if not self.compared:
+            proved = next(part for part in self.by_level if part.verdict is Verdict.PASS)
+            return f"{a} and {b} compute the same: {proved.told}"
         if self.exact:
             return f"{a} and {b} are exactly equal, bit for bit: {amount}"
         return f"{a} and {b} agree within the tolerance: {amount}"
@@ -123,13 +210,13 @@ class Report:
     def reasons(self) -> tuple[str, ...]:
         """Why the verdict is not PASS, one sentence each."""
         found = list(self.doubts)
-        for check in self.checks:
+        for check in self.gating:
             if check.verdict is Verdict.FAIL:
                 found.append(f"{check.name}: {describe(check)}")
-            elif check.verdict is Verdict.INCONCLUSIVE:
+            elif check.verdict is Verdict.INCONCLUSIVE and check.level not in _MEANING:
                 found.append(f"{check.name}: {check.reason}")
-        if not found and not self.compared:
-            found.append("nothing was compared")
+        if self.uncovered and self.verdict is not Verdict.FAIL:
+            found.append(self.uncovered)
         return tuple(found)
 
     @property
@@ -148,13 +235,36 @@ class Report:
             tuple(b for _, b in losses),
         )
 
-    def check(self, name: str) -> Check:
-        """The check of that name.
+    def check(self, name: str, level: str | None = None) -> Check:
+        """The check of that name, of one level, or of real arrays where several have it.
 
         Raises:
             KeyError: it was not run.
         """
-        return {check.name: check for check in self.checks}[name]
+        order = sorted(self.checks, key=lambda check: check.level in _MEANING, reverse=True)
+        return {c.name: c for c in order if level in (None, c.level)}[name]
+
+    @property
+    def divergence(self) -> "Divergence | None":
+        """Where the two sides first differ: by values if that is known, else by their programs."""
+        for level, get in (("semantic", _first_value), ("static", _first_equation)):
+            for check in self.checks:
+                if check.level == level and (found := get(check.details)) is not None:
+                    return found
+        return None
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Entries of the catalogue that fit what was found: see `maxmig parity explain`."""
+        from maxmig.parity import explain
+
+        return explain.codes(self)
+
+    def card(self) -> "Card":
+        """The evidence, sealed."""
+        from maxmig.parity import card
+
+        return card.of(self)
 
     def document(self) -> dict[str, Any]:
         """The report for `--json`: what is equal bit for bit is counted, not listed."""
@@ -179,6 +289,14 @@ class Report:
             "origin": dataclasses.asdict(self.origin) if self.origin else None,
             "inputs": [dataclasses.asdict(i) for i in self.inputs],
             "steps": self.steps,
+            "levels": {
+                part.level: {"verdict": part.verdict.value, "found": part.told}
+                for part in self.by_level
+            },
+            "only": self.only,
+            "detectable": self.detectable,
+            "performance": self.performance and _check(self.performance),
+            "checkpoint_hash": self.checkpoint_hash,
             "checks": [_check(check) for check in self.checks],
             "curve": dataclasses.asdict(self.curve),
             "coverage": dataclasses.asdict(self.coverage),
@@ -188,46 +306,25 @@ class Report:
         }
 
 
-def describe(check: Check) -> str:
-    """A failing check in a line: what, how much, where."""
-    m = check.worst
-    if m is None:
-        return check.reason
-    count = len(check.failures)
-    when = "" if m.item == START else f", first in {m.item}"
-    head = f"{count} of {check.arrays} differ{when}: " if check.arrays > 1 else ""
-    if m.problem:
-        return f"{head}{m.path}: {m.problem}"
-    assert m.max_abs is not None
-    return f"{head}{m.max_abs.place}, {sizes(m.max_abs)}; {needs(check)}"
+def _first_value(details: Any) -> "Divergence | None":
+    first = getattr(details, "first", None)
+    return getattr(first, "divergence", None)
 
 
-def sizes(extreme: Extreme) -> str:
-    """A difference with both values."""
-    return f"|{extreme.control:.9g} - {extreme.candidate:.9g}| = {number(extreme.value)}"
-
-
-def needs(check: Check) -> str:
-    """Which tolerance would have passed, in words."""
-    if check.exact:
-        return "exactly equal, bit for bit"
-    if math.isinf(check.needed):
-        return "no tolerance would pass"
-    if not check.needed:
-        return f"equal values, but {check.differing} have other bits (the signs of zeros)"
-    return f"passes at a relative L2 tolerance of {number(check.needed)}"
-
-
-def number(value: float) -> str:
-    """A difference: exact zero is `0`, so that it can be told from a small one."""
-    return "0" if value == 0 else f"{value:.3g}"
+def _first_equation(details: Any) -> "Divergence | None":
+    return getattr(details, "first", None)
 
 
 def _check(check: Check) -> dict[str, Any]:
     return {
         "name": check.name,
         "level": check.level,
+        "code": check.code,
         "title": check.title,
+        "found": check.told,
+        "gates": check.gates,
+        "details": check.details,
+        "error_ratio": check.ratio if check.triangulated else None,
         "verdict": check.verdict.value,
         "reason": check.reason,
         "limit": "bitwise" if check.limit is None else check.limit,

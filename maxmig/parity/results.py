@@ -7,11 +7,22 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from maxmig import errors, trees
 
 SIDES = ("control", "candidate")
 START = "start"  # the item of what is compared before any batch
+
+# The level of a check, by name, and its number; the settings come before all levels.
+LEVELS = {
+    "settings": "--",
+    "static": "L0",
+    "semantic": "L1",
+    "native": "L2",
+    "behaviour": "L3",
+    "performance": "perf",
+}
 
 
 class Verdict(enum.Enum):
@@ -49,6 +60,45 @@ class Extreme:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How far both sides are from the float64 truth; all errors are relative L2.
+
+    Attributes:
+        control: ||control - truth|| / ||truth||.
+        candidate: ||candidate - truth|| / ||truth||.
+        factor: how many times the control's error the candidate may have.
+        floor: the least error that the control is granted: a unit in the last place of its type.
+        noise: how far two runs of the control are from one another.
+    """
+
+    control: float
+    candidate: float
+    factor: float
+    floor: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """The largest error of the candidate that passes."""
+        return self.factor * self._granted + 2 * self.noise
+
+    @property
+    def ratio(self) -> float:
+        """The candidate's error over the control's, as it is gated: the factor that would pass."""
+        over = max(0.0, self.candidate - 2 * self.noise)
+        return over / self._granted if self._granted else (math.inf if over else 1.0)
+
+    @property
+    def finer(self) -> bool:
+        """The candidate is much more exact than the control: another precision policy."""
+        return self.candidate < self.control / 2 and self.control > self.floor
+
+    @property
+    def _granted(self) -> float:
+        return max(self.control, self.floor)
+
+
+@dataclasses.dataclass(frozen=True)
 class Measurement:
     """One array of the control held against the candidate's.
 
@@ -67,6 +117,8 @@ class Measurement:
         values: both values of a scalar.
         problem: what no tolerance forgives: NaN, infinity, a leaf that one side does not have,
             zeros on one side only.
+        truth: the errors of both sides against float64, where that was needed.
+        noise: how far two runs of the control are from one another, relative L2.
     """
 
     item: str
@@ -81,6 +133,8 @@ class Measurement:
     zero: bool = False
     values: tuple[float, float] | None = None
     problem: str = ""
+    truth: Ratio | None = None
+    noise: float = 0.0
 
     @property
     def exact(self) -> bool:
@@ -93,13 +147,24 @@ class Measurement:
         return math.inf if self.problem else self.rel_l2
 
     def within(self, limit: float | None) -> bool:
-        """Whether it passes: at most `limit` relative L2, or the same bits where that is None."""
-        return self.exact if limit is None else self.needed <= limit
+        """Whether it passes.
+
+        The same bits where `limit` is None; else by the error against the truth where that is
+        known, and at most `limit` relative L2 where it is not. What two runs of the control differ
+        by is forgiven twice.
+        """
+        if self.exact or self.problem:
+            return not self.problem
+        if limit is None:
+            return bool(self.noise) and self.needed <= 2 * self.noise
+        if self.truth is not None:
+            return self.truth.candidate <= self.truth.limit
+        return self.needed <= limit + 2 * self.noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """All measurements of one kind, and what they must keep.
+    """All measurements of one kind, and what they must keep; or a finding of another level.
 
     Attributes:
         name: `logits`, `gradients`, ...
@@ -108,30 +173,50 @@ class Check:
         limit: the largest relative L2 difference that passes; None asks for the same bits.
         may_be_zero: zeros alone are evidence, as for settings and counters.
         doubt: why passing would prove nothing.
-        level: which kind of evidence: `native` is real arrays of the real type.
+        level: which kind of evidence, one of `LEVELS`: `native` is real arrays of the real type.
+        concluded: the verdict of a check that has no measurements, such as a proof.
+        told: what such a check found, in a line; for others a remark.
+        details: what the report shows of it: a proof, a divergence, curves.
+        gates: whether it has a say in the verdict; otherwise it is only reported.
+        seconds: how long it took, where that was measured.
     """
 
     name: str
     title: str
-    measurements: tuple[Measurement, ...]
-    limit: float | None
+    measurements: tuple[Measurement, ...] = ()
+    limit: float | None = None
     may_be_zero: bool = False
     doubt: str = ""
     level: str = "native"
+    concluded: Verdict | None = None
+    told: str = ""
+    details: Any = None
+    gates: bool = True
+    seconds: float = 0.0
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.PASS
 
     @property
+    def code(self) -> str:
+        """The number of its level: L0 to L3."""
+        return LEVELS[self.level]
+
+    @property
     def verdict(self) -> Verdict:
         """FAIL if anything differs; INCONCLUSIVE if nothing (but zeros) was compared."""
-        if self.failures:
+        if self.failures or self.concluded is Verdict.FAIL:
             return Verdict.FAIL
-        return Verdict.INCONCLUSIVE if self.reason else Verdict.PASS
+        if self.reason:
+            return Verdict.INCONCLUSIVE
+        return self.concluded or Verdict.PASS
 
     @property
     def reason(self) -> str:
         """Why the check is inconclusive, if nothing failed; empty when it is not."""
+        if self.concluded is not None:
+            inconclusive = self.concluded is Verdict.INCONCLUSIVE
+            return self.doubt or (self.told if inconclusive else "")
         if not any(m.elements for m in self.measurements):
             return "nothing was compared"
         if not self.may_be_zero and all(m.zero for m in self.measurements):
@@ -146,7 +231,7 @@ class Check:
     @property
     def exact(self) -> bool:
         """Whether all is equal bit for bit."""
-        return all(m.exact for m in self.measurements)
+        return bool(self.measurements) and all(m.exact for m in self.measurements)
 
     @property
     def arrays(self) -> int:
@@ -179,6 +264,17 @@ class Check:
         return max((m.needed for m in self.measurements), default=math.inf)
 
     @property
+    def triangulated(self) -> bool:
+        """Whether what differs was held against the float64 truth."""
+        differing = [m for m in self.measurements if not m.exact and not m.problem]
+        return bool(differing) and all(m.truth is not None for m in differing)
+
+    @property
+    def ratio(self) -> float:
+        """The largest error ratio: the factor c that would have passed; 1 where all is equal."""
+        return max((m.truth.ratio for m in self.measurements if m.truth), default=1.0)
+
+    @property
     def worst(self) -> Measurement | None:
         """What to look at first: of the first item with a failure, the failure that is largest."""
         failures = self.failures or tuple(m for m in self.measurements if not m.exact)
@@ -209,7 +305,18 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What was run on both sides."""
+    """What was run on both sides.
+
+    Attributes:
+        config: its name.
+        config_digest: of all its effective values.
+        model: in words.
+        parameters: how many numbers it has.
+        dtypes: the types that decide the precision.
+        devices: how many, of which kind.
+        rungs_digest: of the configuration without the three flags, for the card.
+        code_digest: of maxmig's own source.
+    """
 
     config: str
     config_digest: str
@@ -217,6 +324,8 @@ class Subject:
     parameters: int
     dtypes: Mapping[str, str]
     devices: str
+    rungs_digest: str = ""
+    code_digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,15 @@ draws would hide a conversion that loses a weight.
 """
 
 import dataclasses
+import hashlib
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from maxmig import errors
+from maxmig import errors, trees
 from maxmig.checkpoint import store
 from maxmig.converters import checkpoint as on_disk
 from maxmig.parity.results import Origin
@@ -27,6 +29,11 @@ class Start:
 
     state: Flat
     origin: Origin
+
+    @property
+    def hash(self) -> str:
+        """Of the weights: paths, types, shapes and bytes."""
+        return hash_of({p: a for p, a in self.state.items() if p.startswith("params/")})
 
 
 def from_seed(runtime: Runtime) -> Start:
@@ -76,6 +83,16 @@ def from_checkpoint(runtime: Runtime, directory: str | Path) -> Start:
         str(directory), int(state["step"]), "restored" if full else "fresh", notes=notes
     )
     return Start({path: state[path] for path in runtime.view.paths}, origin)
+
+
+def hash_of(flat: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of arrays by path."""
+    found = hashlib.sha256()
+    for path in trees.sort(flat):
+        leaf = np.ascontiguousarray(flat[path])
+        found.update(f"{path}\0{leaf.dtype}\0{leaf.shape}\0".encode())
+        found.update(leaf.view(np.uint8).data if leaf.size and leaf.shape else leaf.tobytes())
+    return found.hexdigest()
 
 
 def host(flat: dict[str, jax.Array]) -> Flat:

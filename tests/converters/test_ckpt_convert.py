@@ -179,7 +179,7 @@ def test_a_failed_conversion_leaves_no_trace(error, source, tmp_path, monkeypatc
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(convert, "_finish_step", fail)
+    monkeypatch.setattr(convert, "_check_written", fail)
     with pytest.raises(type(error)):
         convert.run(plan, there, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -24,9 +24,9 @@ def tiny() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def compare() -> Callable[..., Any]:
-    """`maxmig.parity.run` on one device; three steps, of which the first has learning rate 0."""
+    """`maxmig.parity.run` at L2 on one device; three steps, the first has learning rate 0."""
     import jax
 
     from maxmig import parity
 
-    return functools.partial(parity.run, steps=3, devices=jax.devices()[:1])
+    return functools.partial(parity.run, steps=3, levels=("L2",), devices=jax.devices()[:1])

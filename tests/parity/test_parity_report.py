@@ -9,7 +9,7 @@ import pytest
 
 from maxmig import errors, parity
 from maxmig.cli import console
-from maxmig.cli import parity as verbs
+from maxmig.cli.parity import common as verbs
 from maxmig.config import Stage
 from maxmig.parity import faults, html
 
@@ -63,7 +63,7 @@ def test_the_page_is_whole_and_loads_nothing(passed):
     text, page = read(passed)
     assert page.loads == [] and "script" not in page.tags
     assert "@import" not in text and "url(" not in re.sub(r"url\(#[^)]*\)", "", text)
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert "&lt;tiny&gt; &amp; more" in text and "<tiny>" not in text
     assert "✓ PASS" in text and "exactly equal, bit for bit" in text
     assert "prefers-color-scheme: dark" in text and "@media print" in text
@@ -105,7 +105,7 @@ def test_a_place_that_cannot_be_written(passed, tmp_path):
 
 def test_the_document(passed, failed):
     document = json.loads(json.dumps(console.jsonable(passed.document()), allow_nan=False))
-    assert document["schema_version"] == 1 and document["verdict"] == "PASS"
+    assert document["schema_version"] == 2 and document["verdict"] == "PASS"
     assert document["exactly_equal"] is True and document["reasons"] == []
     assert document["proofs"]["candidate"]["proved"] == "nnx"
     assert document["proofs"]["candidate"]["modules"]["nnx.Model"] >= 1
@@ -152,12 +152,13 @@ def test_the_verb(capsys, monkeypatch, compare, tmp_path):
     monkeypatch.setattr(
         parity, "run", functools.partial(parity.run, devices=compare.keywords["devices"])
     )
-    settings = ("max_target_length=16", "remat_policy=none")
+    monkeypatch.chdir(tmp_path)
+    settings = ("max_target_length=16", "remat_policy=none", "--level", "L2")
     argv = ("tiny_llama2", "--steps", "2", "--report", str(tmp_path), *settings)
     code, out, err = cli(capsys, *argv)
     assert code == 0, err
     assert out.rstrip().splitlines()[-1].startswith("✓ PASS linen and nnx are exactly equal")
-    for word in ("control", "candidate", "policy", "coverage", "gradients", "12/12"):
+    for word in ("control", "candidate", "policy", "coverage", "L2", "gradients", "12/12"):
         assert word in out
     assert "report.html" in err and (tmp_path / "report.html").is_file()
     command = re.search(r"<pre>(.*)</pre>", (tmp_path / "report.html").read_text("utf-8"))
@@ -165,14 +166,15 @@ def test_the_verb(capsys, monkeypatch, compare, tmp_path):
     assert command[1].endswith("max_target_length=16 remat_policy=none")
 
 
-def test_the_verb_finds_a_difference(capsys, monkeypatch, compare):
+def test_the_verb_finds_a_difference(capsys, monkeypatch, compare, tmp_path):
+    monkeypatch.chdir(tmp_path)
     broken = functools.partial(
         parity.run,
         devices=compare.keywords["devices"],
         fault=faults.perturbed("decoder/layers/mlp/wi_0/kernel", (3, 2, 5), 1e-3),
     )
     monkeypatch.setattr(parity, "run", broken)
-    settings = ("max_target_length=16", "remat_policy=none")
+    settings = ("--level", "L2", "max_target_length=16", "remat_policy=none")
     code, out, err = cli(capsys, "tiny_llama2", "--steps", "0", "--json", *settings)
     assert code == 1, err
     assert json.loads(out)["verdict"] == "FAIL"
@@ -198,7 +200,8 @@ def test_the_verb_finds_a_difference(capsys, monkeypatch, compare):
         ),
     ],
 )
-def test_bad_requests(capsys, monkeypatch, compare, argv, code, text):
+def test_bad_requests(capsys, monkeypatch, compare, tmp_path, argv, code, text):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         parity, "run", functools.partial(parity.run, devices=compare.keywords["devices"])
     )

@@ -11,9 +11,10 @@ from maxmig.parity import Verdict, inputs, policy, start
 
 UNSCANNED = {"scan_layers": False, "base_num_decoder_layers": 2}
 ALL = [
-    *("configuration", "start", "logits", "loss", "gradients"),
-    *("metrics", "params", "moments", "counters"),
+    *("configuration", "start", "hidden", "logits", "loss", "gradients", "update", "masks"),
+    *("metrics", "params", "moments", "counters", "state"),
 ]
+WITHOUT_STEPS = [*ALL[:8], "state"]
 
 
 @pytest.mark.parametrize("candidate", [s for s in Stage if s is not Stage.LINEN])
@@ -48,14 +49,15 @@ def test_neighbours_from_nnx_to_hybrid_and_back(tiny, compare):
     report = compare(tiny(), control="nnx", candidate="hybrid", steps=0)
     assert report and (report.control.proved, report.candidate.proved) == ("nnx", "hybrid")
     assert report.coverage.skipped == ("optimizer steps: none were asked for (--steps 0)",)
-    assert [check.name for check in report.checks] == ALL[:5]
+    assert [check.name for check in report.checks] == WITHOUT_STEPS
     assert report.curve.steps == ()
 
 
 def test_sharded_over_simulated_devices(tiny):
     import jax
 
-    report = parity.run(tiny(per_device_batch_size=1), steps=0, devices=jax.devices()[:2])
+    cfg = tiny(per_device_batch_size=1)
+    report = parity.run(cfg, steps=0, devices=jax.devices()[:2], levels=("L0", "L2"))
     assert report, report.summary
     assert report.subject.devices == "2 x cpu"
 
@@ -63,15 +65,19 @@ def test_sharded_over_simulated_devices(tiny):
 def test_bfloat16_has_a_stated_tolerance(tiny, compare):
     report = compare(tiny(dtype="bfloat16"), steps=0)
     assert report, report.summary
-    assert report.policy.name == "relative-l2" and "logits 0.03" in report.policy.text
-    assert report.check("logits").limit == 0.03
+    assert report.policy.name == "ratio" and "2 times the control's" in report.policy.text
+    assert report.policy.factor("logits", 5000) == 2 and report.policy.factor("params", 10) == 10
     assert report.check("start").limit is None  # weights are exact in any case
 
 
 def test_the_policy_is_bitwise_for_float32_on_the_cpu_only(tiny):
     assert policy.choose(tiny(), "cpu").limit("logits") is None
     assert policy.choose(tiny(), "gpu").limit("logits") == 1e-5
-    assert policy.choose(tiny(mu_dtype="bfloat16"), "cpu").name == "relative-l2"
+    assert policy.choose(tiny(mu_dtype="bfloat16"), "cpu").name == "ratio"
+    assert policy.choose(tiny(), "cpu", "ratio").name == "ratio"
+    assert policy.choose(tiny(), "gpu", "bitwise").limit("logits") is None
+    with pytest.raises(errors.ConfigError, match="policy 'loose': expected one of auto"):
+        policy.choose(tiny(), "cpu", "loose")
 
 
 # ----------------------------------------------------------------------------------------- weights

@@ -1,0 +1,1 @@
+"""Carries conversions out: plans routes, moves bytes, commits at once."""

@@ -1,0 +1,128 @@
+"""Looks at what was written before it is put in place."""
+
+import dataclasses
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters.engine import reference, routes
+from maxmig.converters.engine.flat import FlatTarget
+from maxmig.converters.engine.options import MIB
+from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.target import Target
+from maxmig.converters.leaves import Hole, Leaf, spell
+from maxmig.converters.storage import orbax
+
+_SAMPLE = 8 * MIB  # bytes by reference that are decoded all the same
+_EVERY = 16  # one piece of so many is looked at in a sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What verification looked at.
+
+    Attributes:
+        moved: arrays whose bits were compared as they were written.
+        shared: arrays whose every reference is known to be the source's.
+        decoded: bytes by reference that were decoded as well.
+    """
+
+    moved: int = 0
+    shared: int = 0
+    decoded: int = 0
+
+    def __str__(self) -> str:
+        from maxmig.converters import accounting
+
+        told = []
+        if self.moved:
+            told.append(f"{self.moved} arrays read back bit for bit")
+        if self.shared:
+            told.append(
+                f"{self.shared} by reference to the source's own bytes "
+                f"({accounting.size(self.decoded)} of them decoded)"
+            )
+        return ", ".join(told) or "nothing was verified"
+
+
+def wanted(verify: str, number: int) -> bool:
+    """Whether a piece is read back."""
+    return verify in ("full", "deep") or (verify == "sample" and number % _EVERY == 0)
+
+
+def reread(target: "Target | FlatTarget", writes: list[Any], where: str) -> None:
+    """Reads boxes back and compares their bits.
+
+    Raises:
+        CheckpointError: names the first that differs.
+    """
+    import numpy as np
+
+    for name, array, box, data in writes:
+        found = target.read(name, array, box)
+        same = found.shape == data.shape and found.dtype == data.dtype
+        if not same or not np.array_equal(_bits(found), _bits(data)):
+            raise errors.CheckpointError(
+                f"{name}: box {list(box)} of the result reads otherwise than it was written (from "
+                f"{where}): the disk or the memory is faulty; nothing was put in place"
+            )
+
+
+def _bits(array: Any) -> Any:
+    import numpy as np
+
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def check(todo: Plan, target: Target, shared: dict[str, str], items: str) -> Checked:
+    """Reads the result's tree as a user would, and looks at what is by reference.
+
+    Raises:
+        CheckpointError: something is not as planned.
+    """
+    made = orbax.Orbax(items)
+    conversion = todo.conversion
+    planned: dict[Any, Leaf | Hole] = {**conversion.leaves, **conversion.holes}
+    found = made.tree()
+    wrong = [path for path in planned if found.get(path) != planned[path]]
+    if wrong or len(found) != len(planned):
+        path = wrong[0] if wrong else next(path for path in found if path not in planned)
+        raise errors.ConvertError(
+            f"{spell(path)}: planned as {planned.get(path)}, written as {found.get(path)}; "
+            "nothing was put in place"
+        )
+    verify = todo.options.verify
+    if verify == "none":
+        return Checked()
+    moved = len(todo.routes) - len(todo.of(routes.REFERENCE))
+    source = conversion.storage
+    decoded = 0
+    if shared and isinstance(source, orbax.Orbax):
+        for name in reference.same(source, target, shared):
+            raise errors.CheckpointError(
+                f"{name}: expected the very bytes of {shared[name]} in the source, found others; "
+                "nothing was put in place"
+            )
+    limit = None if verify == "deep" else _SAMPLE
+    decoded = decode(made, todo, limit)
+    return Checked(moved, len(todo.of(routes.REFERENCE)), decoded)
+
+
+def decode(made: orbax.Orbax, todo: Plan, limit: int | None) -> int:
+    """Decodes what was shared or copied as it is: all of it, or a bounded part of every array.
+
+    Raises:
+        CheckpointError: names the leaf and the chunk that cannot be decoded.
+    """
+    kept = [route for route in todo.routes if route.kind != routes.STREAM]
+    total = sum(route.transfer.leaf.nbytes for route in kept)
+    everything = limit is None or total <= limit
+    spent = 0
+    for route in kept:
+        path = route.transfer.target
+        grid = made.grid(path)
+        for number, box in enumerate(grid.boxes()):
+            if not everything and (number or spent + grid.nbytes > (limit or 0)):
+                break
+            made.read(path, box)
+            spent += min(grid.nbytes, route.transfer.leaf.nbytes)
+    return spent

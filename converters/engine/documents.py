@@ -1,0 +1,155 @@
+"""Orbax's own files of a result: what makes a directory of arrays an ordinary checkpoint."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import ops, places
+from maxmig.converters.engine import routes, shardings
+from maxmig.converters.engine.routes import Route
+from maxmig.converters.leaves import DiskPath, Leaf, spell
+from maxmig.converters.storage import files, kv, orbax, orbax_tree, zarr
+from maxmig.converters.transfers import Conversion, Made
+
+ITEMS = "items"
+_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
+
+
+def made_arrays(conversion: Conversion, version: int) -> "dict[DiskPath, zarr.Array]":
+    """The stored form of the leaves that have no source: one chunk each."""
+    return {
+        item.target: routes.new_array(item.leaf, version, (max(1, s) for s in item.leaf.shape))
+        for item in conversion.made
+    }
+
+
+def tree(
+    conversion: Conversion,
+    chosen: Sequence[Route],
+    made: Mapping[DiskPath, zarr.Array],
+    *,
+    ocdbt: bool,
+    version: int,
+) -> dict[str, bytes]:
+    """The files that tell the tree, by name."""
+    source = conversion.storage if isinstance(conversion.storage, orbax.Orbax) else None
+    entries = source.told.entries if source else {}
+    neutral = shardings.replicated([entry.sharding for entry in entries.values()])
+    arrays: dict[DiskPath, orbax_tree.Stored] = {}
+    for route in chosen:
+        entry = _entry(route, source, entries)
+        arrays[route.transfer.target] = orbax_tree.Stored(
+            entry, route.array.stored, route.array.inner
+        )
+    for item in conversion.made:
+        array = made[item.target]
+        entry = _made_entry(item, neutral)
+        arrays[item.target] = orbax_tree.Stored(entry, array.stored, array.inner)
+    return orbax_tree.documents(arrays, conversion.holes, ocdbt=ocdbt, zarr=version)
+
+
+def _entry(
+    route: Route, source: orbax.Orbax | None, entries: Mapping[DiskPath, orbax_tree.Entry]
+) -> orbax_tree.Entry:
+    transfer = route.transfer
+    impl = _impl(transfer.leaf)
+    if source is None:
+        return orbax_tree.Entry(orbax_tree.JAX if impl else orbax_tree.NUMPY, impl)
+    mine = [entries[path] for path in transfer.sources]
+    kinds = {entry.kind for entry in mine}
+    if isinstance(transfer.op, ops.Same):
+        kind = mine[0].kind
+        if transfer.cast and not transfer.leaf.shape:  # such as a step: Python's number, or not
+            wide = transfer.leaf.dtype in ("int64", "float64")
+            kind = (
+                orbax_tree.SCALAR
+                if wide
+                else orbax_tree.NUMPY
+                if kind == orbax_tree.SCALAR
+                else kind
+            )
+    else:
+        kind = orbax_tree.JAX if orbax_tree.JAX in kinds else orbax_tree.NUMPY
+    told = [entry.sharding for entry in mine]
+    rank = source.rank(transfer.sources[0])
+    sharding = shardings.of(transfer.op, told, rank) if kind == orbax_tree.JAX else None
+    return orbax_tree.Entry(kind, impl, sharding)
+
+
+def _made_entry(item: Made, sharding: str | None) -> orbax_tree.Entry:
+    impl = _impl(item.leaf)
+    if impl or sharding:
+        return orbax_tree.Entry(orbax_tree.JAX, impl, sharding)
+    return orbax_tree.Entry(orbax_tree.NUMPY)
+
+
+def _impl(leaf: Leaf) -> str | None:
+    return leaf.dtype[4:-1] if leaf.is_key else None
+
+
+def step(conversion: Conversion, others: Iterable[str], *, alone: bool) -> bytes:
+    """The step's own file: who wrote which item, when, and the custom metadata.
+
+    Args:
+        conversion: what was done.
+        others: the names of further items that are taken over.
+        alone: whether the tree stands alone, in the step's own directory.
+    """
+    import json
+
+    told: dict[str, Any] = {}
+    source = conversion.storage
+    if isinstance(source, orbax.Orbax):
+        data = files.Files(source.url).read(places.STEP_METADATA)
+        if data is not None:
+            told = orbax_tree.load_json(data, kv.join(source.url, places.STEP_METADATA))
+    known = told.get("item_handlers")
+    handlers: Any = _HANDLER
+    if not alone:
+        handlers = (
+            {name: known[name] for name in others if name in known}
+            if (isinstance(known, dict))
+            else {}
+        )
+        handlers[ITEMS] = _HANDLER
+    now = time.time_ns()
+    return json.dumps(
+        {
+            "item_handlers": handlers,
+            "metrics": told.get("metrics") or {},
+            "performance_metrics": {},
+            "init_timestamp_nsecs": now,
+            "commit_timestamp_nsecs": now,
+            "custom_metadata": dict(conversion.metadata),
+        }
+    ).encode()
+
+
+def check_names(conversion: Conversion, *, ocdbt: bool) -> None:
+    """Refuses leaf names that cannot be kept apart, or would lie outside of the directory.
+
+    Raises:
+        ConvertError: names the leaves.
+    """
+    seen: dict[str, DiskPath] = {}
+    if conversion.container == "msgpack":
+        return  # keys stay nested, and no file is named after them
+    for path in conversion.leaves:
+        name = orbax_tree.name_of(path)
+        if name in seen:
+            raise errors.ConvertError(
+                f"{spell(path)} and {spell(seen[name])}: both would be kept as {name!r}; "
+                "rename one of them"
+            )
+        seen[name] = path
+        if conversion.container != "orbax":
+            continue
+        parts = name.split("/")
+        odd = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+        if ".." in parts or (not ocdbt and (odd or "" in parts or "." in parts)):
+            raise errors.ConvertError(
+                f"the leaf name {name!r} is no safe name of a file: it is refused; rename the leaf"
+            )
+        if not name:
+            raise errors.ConvertError("a leaf without a name cannot be kept in an Orbax tree")

@@ -1,0 +1,133 @@
+"""Does one piece of a conversion: reads, makes, writes, and looks at what was written."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import ops, transfers
+from maxmig.converters.engine import check, tasks
+from maxmig.converters.engine.flat import FlatTarget
+from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.target import Target
+from maxmig.converters.leaves import Leaf
+from maxmig.converters.storage import files, kv, orbax, orbax_tree
+
+
+def perform(
+    task: tasks.Task,
+    todo: Plan,
+    target: "Target | FlatTarget",
+    leaves: dict[Any, Leaf],
+    made: dict[Any, Any],
+    number: int,
+) -> None:
+    """Does one piece: reads, makes, writes, and looks at what was written.
+
+    Raises:
+        CheckpointError: the source is damaged, or what was written reads otherwise.
+    """
+    looked = check.wanted(todo.options.verify, number)
+    if isinstance(task, tasks.Copy):
+        assert isinstance(target, Target)
+        _copy(task, todo, target, looked)
+        return
+    writes = list(_arrays(task, todo, leaves, made))
+    one = isinstance(target, Target) and len(writes) > 1
+    if one and task.payload <= tasks.GROUPED:
+        import tensorstore as ts
+
+        with ts.Transaction() as transaction:
+            for name, array, box, data in writes:
+                target.write(name, array, box, data, transaction)
+    else:
+        writes = _written(target, writes, keep=looked)
+    if looked:
+        check.reread(target, writes, todo.conversion.storage.url)
+
+
+def _written(target: "Target | FlatTarget", writes: list[Any], *, keep: bool) -> list[Any]:
+    for name, array, box, data in writes:
+        target.write(name, array, box, data)
+    return writes if keep else []
+
+
+def _arrays(
+    task: "tasks.Piece | tasks.Making", todo: Plan, leaves: dict[Any, Leaf], made: dict[Any, Any]
+) -> Iterator[tuple[str, Any, transfers.Box, Any]]:
+    """(name, stored form, box, array) of everything that a piece writes."""
+    if isinstance(task, tasks.Making):
+        for item in task.made:
+            data = make(item)
+            yield (
+                orbax_tree.name_of(item.target),
+                made[item.target],
+                transfers.whole(item.leaf),
+                data,
+            )
+        return
+    source = todo.conversion.storage
+    chunk = source.read(*task.read) if task.read else None
+    for route, box in task.writes:
+        transfer = route.transfer
+        kinds = [leaves[path] for path in transfer.sources]
+        arrays = []
+        for place, part in transfer.op.parts(box, kinds):
+            path = transfer.sources[place]
+            if chunk is None or task.read is None:
+                arrays.append(source.read(path, part))
+                continue
+            inside = (
+                slice(start - begin, stop - begin)
+                for (start, stop), (begin, _) in zip(part, task.read[1], strict=True)
+            )
+            arrays.append(chunk[tuple(inside)])
+        yield route.name, route.array, box, ops.make(transfer, box, kinds, arrays)
+
+
+def make(item: transfers.Made) -> Any:
+    """The array of a leaf without a source.
+
+    Raises:
+        ConvertError: it is not what was announced.
+    """
+    import numpy as np
+
+    data = np.asarray(item.make())
+    words = () if not item.leaf.is_key else (orbax_tree.KEY_WORDS[item.leaf.dtype[4:-1]],)
+    dtype = ops.numpy_dtype(item.leaf.dtype)
+    if data.shape != (*item.leaf.shape, *words) or data.dtype != dtype:
+        raise errors.ConvertError(
+            f"{'/'.join(map(str, item.target))}: expected {item.leaf}, made "
+            f"{data.dtype}{list(data.shape)}"
+        )
+    return data
+
+
+def _copy(task: tasks.Copy, todo: Plan, target: Target, looked: bool) -> None:
+    import tensorstore as ts
+
+    source = todo.conversion.storage
+    assert isinstance(source, orbax.Orbax)
+    futures = [(origin, name, source.store.read(origin)) for origin, name in task.values]
+    held: list[tuple[str, bytes]] = []
+    with files.reading(source.url):
+        for origin, name, future in futures:
+            result = future.result()
+            if result.state == "value":
+                held.append((name, result.value))
+            elif source.told.stored_fill:
+                raise errors.CheckpointError(
+                    f"{source.url}: the chunk {origin} is missing; the checkpoint is damaged: take "
+                    "another step or another copy"
+                )
+    with ts.Transaction() as transaction:
+        store = target.store.with_transaction(transaction)
+        for name, data in held:
+            store[name] = data
+    if looked:
+        for name, data in held:
+            if target.store.read(name).result().value != data:
+                raise errors.CheckpointError(
+                    f"{kv.join(target.url, name)}: what was written reads otherwise: the disk or "
+                    "the memory is faulty; nothing was put in place"
+                )

@@ -1,0 +1,189 @@
+"""What a conversion will cost, told from metadata alone, before a byte is moved."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import accounting
+from maxmig.converters.engine import documents, reference, routes, tasks
+from maxmig.converters.engine.options import MIB, Options
+from maxmig.converters.engine.routes import Route
+from maxmig.converters.storage import files, kv, orbax
+from maxmig.converters.transfers import Conversion
+
+BASE = 160 * MIB  # of an interpreter with NumPy and TensorStore
+_RATES = {routes.REFERENCE: 40e9, routes.CHUNK: 600e6, routes.STREAM: 150e6}  # bytes a second
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The way of every array, and what it costs.
+
+    Attributes:
+        conversion: what is to be done.
+        options: how.
+        routes: the way of each array that has a source; of an Orbax result.
+        ocdbt: whether the result is one database.
+        zarr: its Zarr version.
+        files: whether what goes by chunk is copied as whole data files, and re-keyed there.
+        floor: the least memory that it takes, in bytes.
+        disk: the bytes that are written anew.
+        notes: what a reader should know.
+    """
+
+    conversion: Conversion
+    options: Options
+    routes: tuple[Route, ...]
+    ocdbt: bool
+    zarr: int
+    floor: int
+    disk: int
+    notes: tuple[str, ...]
+    files: bool = False
+
+    @property
+    def pieces(self) -> tuple[Route, ...]:
+        """The arrays that are done piece by piece."""
+        kept = {routes.REFERENCE, routes.CHUNK} if self.files else {routes.REFERENCE}
+        return tuple(route for route in self.routes if route.kind not in kept)
+
+    def of(self, kind: str) -> list[Route]:
+        """The arrays that go one way."""
+        return [route for route in self.routes if route.kind == kind]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Arrays and bytes by route, the reasons with them."""
+        found = []
+        for kind in routes.KINDS:
+            mine = self.of(kind)
+            if mine:
+                nbytes = sum(route.transfer.leaf.nbytes for route in mine)
+                why = Counter(route.why for route in mine if route.why)
+                found.append(
+                    {
+                        "route": kind,
+                        "arrays": len(mine),
+                        "bytes": nbytes,
+                        "why": "; ".join(f"{text} ({n})" for text, n in why.most_common(3)),
+                    }
+                )
+        made = self.conversion.made
+        if made:
+            nbytes = sum(item.leaf.nbytes for item in made)
+            found.append({"route": "made", "arrays": len(made), "bytes": nbytes, "why": ""})
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """About how long it will take."""
+        total = 0.05 + 4e-5 * len(self.routes)
+        for kind, rate in _RATES.items():
+            total += sum(route.transfer.leaf.nbytes for route in self.of(kind)) / rate
+        return total
+
+    @property
+    def digest(self) -> str:
+        """Tells this plan from any other, the state of the source included."""
+        told = hashlib.sha256(self.conversion.storage.fingerprint().encode())
+        for route in self.routes:
+            told.update(repr((route.transfer, route.kind, route.array.stored)).encode())
+        for item in self.conversion.made:
+            told.update(repr((item.target, item.leaf)).encode())
+        told.update(repr((self.ocdbt, self.zarr, self.options.verify)).encode())
+        return told.hexdigest()
+
+
+def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
+    """Plans a conversion to an Orbax result.
+
+    Raises:
+        ConvertError: a leaf's name is no safe one, or two leaves would have one place.
+        CheckpointError: the source's metadata are damaged, or links lead out of it.
+    """
+    ocdbt = routes.target_ocdbt(conversion, options)
+    documents.check_names(conversion, ocdbt=ocdbt)
+    linkable, notes = _linkable(conversion, destination, options)
+    chosen = tuple(routes.choose(conversion, options, linkable))
+    version = routes.target_zarr(conversion, options)
+    if conversion.container == "msgpack":
+        notes.append("a msgpack file has no place for metadata: what they tell is not kept")
+    if any(route.kind == routes.REFERENCE for route in chosen):
+        notes.append(
+            "by reference: data files are shared with the source by hard links; deleting either "
+            "side does not hurt the other, and the space is free when both are gone"
+        )
+    written = sum(r.transfer.leaf.nbytes for r in chosen if r.kind != routes.REFERENCE)
+    written += sum(item.leaf.nbytes for item in conversion.made)
+    whole = _whole_files(conversion, destination, chosen, ocdbt)
+    todo = Plan(conversion, options, chosen, ocdbt, version, 0, written, tuple(notes), whole)
+    largest = max((task.nbytes for task in tasks.cut(conversion, todo.pieces, options)), default=0)
+    return dataclasses.replace(todo, floor=BASE + largest)
+
+
+def _whole_files(
+    conversion: Conversion, destination: str, chosen: tuple[Route, ...], ocdbt: bool
+) -> bool:
+    source = conversion.storage
+    copied = [route for route in chosen if route.kind == routes.CHUNK]
+    if not copied or orbax.local(source) is None or kv.is_url(destination):
+        return False
+    assert isinstance(source, orbax.Orbax)
+    return source.told.ocdbt == ocdbt and reference.whole_files(source, copied)
+
+
+def preflight(todo: Plan, destination: str) -> None:
+    """Refuses what cannot end well.
+
+    Raises:
+        PreflightError: the memory or the disk is too small.
+    """
+    options = todo.options
+    if todo.floor > options.max_memory:
+        raise errors.PreflightError(
+            f"expected a memory floor of at most --max-memory {accounting.size(options.max_memory)}"
+            f", but the largest chunk needs {accounting.size(todo.floor)}: a chunk is decoded as a "
+            f"whole. Give --max-memory {_rounded(todo.floor)} or more"
+        )
+    if kv.is_url(destination):
+        return
+    above = Path(destination).absolute().parent
+    if above.is_dir():
+        free = shutil.disk_usage(above).free
+        if todo.disk > free:
+            raise errors.PreflightError(
+                f"{above}: expected {accounting.size(todo.disk)} of free disk, but there are "
+                f"{accounting.size(free)}; free some, or choose another disk"
+            )
+
+
+def _rounded(nbytes: int) -> str:
+    return f"{-(-nbytes // (64 * MIB)) * 64}MiB"
+
+
+def _linkable(conversion: Conversion, destination: str, options: Options) -> tuple[str, list[str]]:
+    """Why hard links are impossible, if they are, and notes."""
+    root = orbax.local(conversion.storage)
+    if root is not None:
+        files.check_links(root)
+    if not isinstance(conversion.storage, orbax.Orbax):
+        return "the source is no Orbax checkpoint", []
+    if root is None or kv.is_url(destination):
+        reason = "object stores have no hard links"
+        return reason, [f"by reference is not possible: {reason}; encoded chunks are copied"]
+    if not options.link:
+        return "--copy asks for a result that shares no file with the source", []
+    reason = reference.obstacle(root, Path(destination).absolute().parent)
+    return reason, [f"by reference is not possible: {reason}"] if reason else []
+
+
+def workers(todo: Plan) -> tuple[int, int]:
+    """(threads, bytes of memory for the pieces under way)."""
+    free = max(todo.options.max_memory - BASE, todo.floor - BASE, MIB)
+    threads = todo.options.threads or max(1, min(16, os.cpu_count() or 1))
+    return threads, free

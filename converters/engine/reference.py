@@ -1,0 +1,255 @@
+"""The route by reference: the result shares the source's data files, under new names.
+
+In an OCDBT database keys only point into immutable data files: the files are hard-linked, a copy of
+the source's manifest opens them in their new place, and the keys are copied from there into a new
+database, which moves no value. Without OCDBT each value is a file, which is hard-linked itself.
+Where links are impossible or not wanted, the same is done with copies of the files.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters.engine import pool
+from maxmig.converters.engine.routes import Route
+from maxmig.converters.engine.target import Target
+from maxmig.converters.storage import files, kv, ocdbt, orbax, orbax_tree
+
+MANIFEST = ".source-manifest"
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
+_BATCH = 20_000
+_THREADS = 4  # files that are copied at once
+_USED = 0.7  # the least share of a copied file that must be wanted
+_PART, _READ = 64 << 20, 256 << 10  # bytes that a thread compares, and reads at once
+
+
+def obstacle(source: Path, destination: Path) -> str:
+    """Why files of the source cannot be hard-linked below a directory; empty if they can."""
+    above = destination
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if source.stat().st_dev != above.stat().st_dev:
+        return "source and destination are on different file systems"
+    protected = Path("/proc/sys/fs/protected_hardlinks")
+    if os.geteuid() and protected.exists() and protected.read_text().strip() == "1":
+        for _, entry in files.walk(source, ""):
+            mine = entry.stat().st_uid == os.geteuid()
+            if not mine and not os.access(entry.path, os.R_OK | os.W_OK):
+                return "the files belong to another user, and this system protects hard links"
+            break
+    return ""
+
+
+def link(source: Path, destination: Path, *, copy: bool = False) -> None:
+    """Hard-links a file; copies it where that is impossible or not wanted."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()
+    if copy and destination.exists() and destination.stat().st_size == real.stat().st_size:
+        return  # by an earlier run: copies appear under their names when they are whole
+    try:
+        if copy:
+            raise OSError(errno.EXDEV, "a copy is asked for")
+        os.link(real, destination)
+        return
+    except FileExistsError:
+        if not real.samefile(destination):
+            destination.unlink()
+            link(source, destination)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    part = destination.with_name(f".{destination.name}.part")
+    shutil.copyfile(real, part)
+    part.rename(destination)
+
+
+def link_all(
+    names: Mapping[str, str],
+    from_root: Path,
+    to_root: Path,
+    *,
+    copy: bool,
+    stopped: Callable[[], bool],
+) -> None:
+    """Links or copies files, {name in the result: name in the source}, several at once.
+
+    Raises:
+        Stopped: the user asked for it.
+    """
+
+    def one(name: str) -> None:
+        if stopped():
+            raise pool.Stopped
+        link(from_root / names[name], to_root / name, copy=copy)
+
+    with futures.ThreadPoolExecutor(_THREADS if copy else 1) as executor:
+        for future in [executor.submit(one, name) for name in names]:
+            future.result()
+
+
+def whole_files(source: orbax.Orbax, chosen: Sequence[Route]) -> bool:
+    """Whether copying the source's data files as they are moves little that is not wanted."""
+    if not source.told.ocdbt:
+        return True
+    wanted = renames(source, chosen).values()
+    used: dict[str, int] = {}
+    for name in wanted:
+        file, _, length = source.index.values[name]
+        used[file] = used.get(file, 0) + length
+    root = Path(source.items)
+    total = sum((root / file).stat().st_size for file in used if file)
+    return total <= sum(used.values()) / _USED
+
+
+def share(
+    source: orbax.Orbax,
+    target: Target,
+    chosen: Sequence[Route],
+    *,
+    copy: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """Puts all values of some routes into the result without looking at them.
+
+    Args:
+        source: where they are.
+        target: where they go.
+        chosen: the routes.
+        copy: copy the files that hold them instead of linking them.
+        stopped: whether the user has asked to stop; looked at between files.
+
+    Returns:
+        {name in the result: name in the source} of every value.
+
+    Raises:
+        CheckpointError: a value is missing in the source.
+    """
+    if not chosen:
+        return {}
+    if source.told.ocdbt:
+        return _share_database(source, target, chosen, copy, stopped)
+    wanted = renames(source, chosen)
+    link_all(wanted, Path(source.items), Path(target.url), copy=copy, stopped=stopped)
+    return wanted
+
+
+def renames(source: orbax.Orbax, chosen: Sequence[Route]) -> dict[str, str]:
+    """{name in the result: name in the source} of every value that is there.
+
+    Raises:
+        CheckpointError: a value is missing that the source says it stores.
+    """
+    held = source.held
+    found: dict[str, str] = {}
+    for route in chosen:
+        name = route.name
+        for path, place, index in route.values():
+            origin = f"{orbax_tree.name_of(path)}/{route.array.key(place)}"
+            if origin in held:
+                found[f"{name}/{route.array.key(index)}"] = origin
+            elif source.told.stored_fill:
+                raise errors.CheckpointError(
+                    f"{source.url}: {'/'.join(map(str, path))}: chunk {list(place)} is missing; "
+                    "the checkpoint is damaged: take another step or another copy"
+                )
+    return found
+
+
+def _share_database(
+    source: orbax.Orbax,
+    target: Target,
+    chosen: Sequence[Route],
+    copy: bool,
+    stopped: Callable[[], bool],
+) -> dict[str, str]:
+    from_root, to_root = Path(source.items), Path(target.url)
+    wanted = renames(source, chosen)
+    index = source.index
+    used = {file for name in wanted.values() if (file := index.values[name][0])}
+    needed = {file: file for file in sorted(used | index.nodes)}
+    link_all(needed, from_root, to_root, copy=copy, stopped=stopped)
+    manifest = to_root / MANIFEST
+    manifest.mkdir(exist_ok=True)
+    shutil.copyfile(from_root / "manifest.ocdbt", manifest / "manifest.ocdbt")
+    old = kv.ocdbt(target.url, manifest=str(manifest))
+    copy_keys(old, target.store, wanted)
+    shutil.rmtree(manifest)
+    for file in index.nodes - ocdbt.index(target.url).files:
+        (to_root / file).unlink()
+    return wanted
+
+
+def copy_keys(old: Any, new: Any, wanted: dict[str, str]) -> None:
+    """Copies keys between databases that share their data files: {new name: old name}.
+
+    Exactly one key each: a prefix would take `a/c/10` along with `a/c/1`.
+    """
+    import tensorstore as ts
+
+    pairs = list(wanted.items())
+    for start in range(0, len(pairs), _BATCH):
+        with ts.Transaction() as transaction:
+            into = new.with_transaction(transaction)
+            futures = []
+            for name, origin in pairs[start : start + _BATCH]:
+                here = origin.encode()
+                only = ts.KvStore.KeyRange(b"", b"\0")
+                futures.append(
+                    (old / here.decode()).experimental_copy_range_to(into / name, source_range=only)
+                )
+            for future in futures:
+                future.result()
+
+
+def same(source: orbax.Orbax, target: Target, wanted: dict[str, str]) -> Iterable[str]:
+    """The names in the result that do not point at the very bytes of the source."""
+    if not source.told.ocdbt:
+        for name, origin in wanted.items():
+            if not _identical(Path(source.items) / origin, Path(target.url) / name):
+                yield name
+        return
+    old, new = source.index.values, ocdbt.index(target.url).values
+    known: dict[str, bool] = {}
+    for name, origin in wanted.items():
+        here = new.get(name)
+        if here is None or here != old[origin]:
+            yield name
+            continue
+        file = here[0]
+        if file and file not in known:
+            known[file] = _identical(Path(source.items) / file, Path(target.url) / file)
+        inline = not file and _value(source.store, origin) != _value(target.store, name)
+        if inline or (file and not known[file]):
+            yield name
+
+
+def _identical(one: Path, two: Path) -> bool:
+    """Whether two files are one, or (copies) hold the same bytes."""
+    if one.samefile(two):
+        return True
+    size = one.stat().st_size
+    if two.stat().st_size != size:
+        return False
+    with one.open("rb", 0) as a, two.open("rb", 0) as b, futures.ThreadPoolExecutor(4) as threads:
+
+        def same_part(start: int) -> bool:
+            one_part, two_part = bytearray(_READ), bytearray(_READ)
+            for at in range(start, min(start + _PART, size), _READ):
+                read = os.preadv(a.fileno(), [one_part], at)
+                if read != os.preadv(b.fileno(), [two_part], at):
+                    return False
+                if one_part[:read] != two_part[:read] if read < _READ else one_part != two_part:
+                    return False
+            return True
+
+        return all(threads.map(same_part, range(0, size, _PART)))
+
+
+def _value(store: Any, name: str) -> bytes:
+    return store.read(name).result().value

@@ -1,0 +1,264 @@
+"""Chooses for each array how its bytes get into the result: by reference, by chunk, or by stream.
+
+A stored value can be used as it is wherever its bytes are the same in the result: always when only
+the name changes; and when layers are stacked or taken apart if a value holds one layer only,
+because an extent of 1 does not change the order of the numbers.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from maxmig.converters import ops, transfers
+from maxmig.converters.engine import flat
+from maxmig.converters.engine.options import Options
+from maxmig.converters.leaves import DiskPath, Leaf
+from maxmig.converters.storage import orbax, orbax_tree, zarr
+from maxmig.converters.transfers import Conversion, Transfer
+
+REFERENCE, CHUNK, STREAM = "reference", "chunk", "stream"
+KINDS = (REFERENCE, CHUNK, STREAM)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way of one array.
+
+    Attributes:
+        transfer: what it is made of.
+        kind: `reference`, `chunk` or `stream`.
+        array: how it is stored in the result.
+        why: why it is not by reference; empty if it is.
+        offsets: of a `Concat` or `Slice`: at which value each source begins.
+    """
+
+    transfer: Transfer
+    kind: str
+    array: zarr.Array
+    why: str = ""
+    offsets: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The array's name in the result."""
+        return orbax_tree.name_of(self.transfer.target)
+
+    def values(self) -> "Iterator[tuple[DiskPath, tuple[int, ...], tuple[int, ...]]]":
+        """The stored values: the source's path, its place there, its place in the result."""
+        for index in self.array.indices():
+            source, place = _origin(self.transfer, index, self.offsets)
+            yield source, place, index
+
+
+def choose(conversion: Conversion, options: Options, linkable: str) -> list[Route]:
+    """A route for every transfer.
+
+    Args:
+        conversion: what is to be done.
+        options: how.
+        linkable: why hard links are impossible; empty if they are possible.
+    """
+    source = conversion.storage
+    orbax_source = source if isinstance(source, orbax.Orbax) else None
+    if conversion.container != "orbax":
+        why = f"the result is a {conversion.container} file"
+        return [_streamed(each, conversion, 3, options, why) for each in conversion.transfers]
+    version = target_zarr(conversion, options)
+    ocdbt = target_ocdbt(conversion, options)
+    if orbax_source and orbax_source.told.ocdbt != ocdbt:
+        linkable = linkable or "OCDBT on one side only"
+    found = []
+    for transfer in conversion.transfers:
+        reason = "the source is no Orbax checkpoint"
+        route = None
+        if orbax_source is not None:
+            route, reason = _keep(transfer, orbax_source, version, linkable)
+        found.append(route or _streamed(transfer, conversion, version, options, reason))
+    return found
+
+
+def target_ocdbt(conversion: Conversion, options: Options) -> bool:
+    """Whether the result is one OCDBT database."""
+    if options.ocdbt is not None:
+        return options.ocdbt
+    source = conversion.storage
+    return source.told.ocdbt if isinstance(source, orbax.Orbax) else True
+
+
+def target_zarr(conversion: Conversion, options: Options) -> int:
+    """The Zarr version of the result."""
+    source = conversion.storage
+    return options.zarr or (source.told.zarr if isinstance(source, orbax.Orbax) else 3)
+
+
+def _keep(
+    transfer: Transfer, source: orbax.Orbax, version: int, linkable: str
+) -> tuple[Route | None, str]:
+    """A route that uses stored values as they are; else the reason why there is none."""
+    arrays = [source.arrays[path] for path in transfer.sources]
+    first = arrays[0]
+    if version != source.told.zarr:
+        return None, f"Zarr {source.told.zarr} becomes {version}"
+    if transfer.cast:
+        return None, f"cast to {transfer.leaf.dtype}"
+    array: zarr.Array | None = first
+    reason, offsets = "", tuple[int, ...]()
+    if isinstance(transfer.op, ops.Same):
+        pass
+    elif not first.plain:
+        return None, "values are not row-major"
+    elif any(each.codec != first.codec for each in arrays[1:]):
+        return None, "the sources are encoded differently"
+    else:
+        array, reason, offsets = _rekeyed(transfer.op, arrays)
+    if array is None:
+        return None, reason
+    kind = CHUNK if linkable else REFERENCE
+    return Route(transfer, kind, array, linkable, offsets), ""
+
+
+Rekeyed = tuple[zarr.Array | None, str, tuple[int, ...]]
+
+
+def _rekeyed(op: transfers.Op, arrays: list[zarr.Array]) -> Rekeyed:
+    """The result's array if its values are those of the sources under other keys."""
+    first = arrays[0]
+    shape, stored, inner = first.shape, first.stored, first.inner
+    match op:
+        case ops.Stack(axis):
+            if any((a.shape, a.stored, a.inner) != (shape, stored, inner) for a in arrays):
+                return None, "the layers have different chunks", ()
+            sizes = (_put(shape, axis, len(arrays)), _put(stored, axis, 1), _put(inner, axis, 1))
+            return first.reshaped(*sizes), "", ()
+        case ops.Take(axis, _):
+            if stored[axis] != 1:
+                return None, f"a chunk holds {stored[axis]} layers", ()
+            return first.reshaped(*(_drop(s, axis) for s in (shape, stored, inner))), "", ()
+        case ops.MoveAxis(source, target):
+            low, high = sorted((source, target))
+            between = [stored[axis] for axis in range(low, high + 1) if axis != source]
+            if stored[source] != 1 and set(between) != {1}:
+                return None, f"a chunk holds {stored[source]} layers", ()
+            return (
+                first.reshaped(*(_move(s, source, target) for s in (shape, stored, inner))),
+                "",
+                (),
+            )
+        case ops.Concat(axis):
+            if any((a.stored, a.inner) != (stored, inner) for a in arrays):
+                return None, "the parts have different chunks", ()
+            if any(each.shape[axis] % stored[axis] for each in arrays[:-1]):
+                return None, "the parts do not end where chunks end", ()
+            starts = [0]
+            for each in arrays:
+                starts.append(starts[-1] + each.shape[axis])
+            whole = (*shape[:axis], starts[-1], *shape[axis + 1 :])
+            offsets = tuple(start // stored[axis] for start in starts[:-1])
+            return first.reshaped(whole, stored, inner), "", offsets
+        case ops.Slice(axis, start, stop):
+            if start % stored[axis] or (stop % stored[axis] and stop != shape[axis]):
+                return None, "the part does not begin and end where chunks do", ()
+            part = (*shape[:axis], stop - start, *shape[axis + 1 :])
+            return first.reshaped(part, stored, inner), "", (start // stored[axis],)
+    return None, "the order of the numbers changes", ()
+
+
+def _origin(
+    transfer: Transfer, index: tuple[int, ...], offsets: tuple[int, ...]
+) -> tuple[DiskPath, tuple[int, ...]]:
+    """Where the value at a place of the result is in the source."""
+    match transfer.op:
+        case ops.Stack(axis):
+            return transfer.sources[index[axis]], _drop(index, axis)
+        case ops.Take(axis, layer):
+            return transfer.sources[0], _put(index, axis, layer)
+        case ops.MoveAxis(source, target):
+            return transfer.sources[0], _move(index, target, source)
+        case ops.Concat(axis):
+            part = max(place for place, start in enumerate(offsets) if start <= index[axis])
+            at = index[axis] - offsets[part]
+            return transfer.sources[part], (*index[:axis], at, *index[axis + 1 :])
+        case ops.Slice(axis, _, _):
+            at = index[axis] + offsets[0]
+            return transfer.sources[0], (*index[:axis], at, *index[axis + 1 :])
+    return transfer.sources[0], index
+
+
+def _streamed(
+    transfer: Transfer, conversion: Conversion, version: int, options: Options, why: str
+) -> Route:
+    if conversion.container == "orbax":
+        chunk = _chunk(transfer, conversion, options)
+    else:
+        chunk = flat.slabs(conversion, transfer.target, min(options.chunk, options.max_memory // 4))
+    array = new_array(transfer.leaf, version, chunk)
+    return Route(transfer, STREAM, array, why)
+
+
+def new_array(leaf: Leaf, version: int, chunk: Iterable[int]) -> zarr.Array:
+    """The stored form of a leaf that is written anew."""
+    chunk = tuple(chunk)
+    if not leaf.is_key:
+        return zarr.new(version, leaf.shape, leaf.dtype, chunk)
+    words = orbax_tree.KEY_WORDS[leaf.dtype[4:-1]]
+    return zarr.new(version, (*leaf.shape, words), "uint32", (*chunk, words))
+
+
+def _chunk(transfer: Transfer, conversion: Conversion, options: Options) -> tuple[int, ...]:
+    """The chunks of a streamed array: each a part of one chunk of the source, one layer thick."""
+    leaf = transfer.leaf
+    bases = [image_chunk(transfer.op, conversion, path) for path in transfer.sources]
+    shape = leaf.shape
+    if any(base is None for base in bases) or len(set(bases)) != 1:
+        base = tuple(max(1, size) for size in shape)
+    else:
+        assert bases[0] is not None
+        base = bases[0]
+    chunk = [min(size, max(1, full)) for size, full in zip(base, shape, strict=True)]
+    match transfer.op:
+        case ops.Stack(axis) | ops.MoveAxis(_, axis):
+            chunk[axis] = 1
+    each = max(1, leaf.nbytes // max(1, math.prod(shape)))
+    limit = max(1, min(options.chunk, options.max_memory // 4) // each)
+    for axis in range(len(chunk)):  # from the front: rows stay whole, and values contiguous
+        over = -(-math.prod(chunk) // limit)
+        if over > 1 and chunk[axis] > 1:
+            chunk[axis] = _divisor(chunk[axis], over, whole=chunk[axis] >= shape[axis])
+    return tuple(chunk)
+
+
+def _divisor(size: int, parts: int, *, whole: bool) -> int:
+    """An extent at least `parts` times smaller; a divisor, unless the axis is in one chunk."""
+    wanted = max(1, size // parts)
+    if whole:
+        return wanted
+    return next(extent for extent in range(wanted, 0, -1) if size % extent == 0)
+
+
+def image_chunk(op: transfers.Op, conversion: Conversion, path: DiskPath) -> tuple[int, ...] | None:
+    """What becomes of a chunk of a source in the result; None where that is no box."""
+    chunk = conversion.storage.grid(path).chunk
+    match op:
+        case ops.Same() | ops.Concat() | ops.Slice():
+            return chunk
+        case ops.Stack(axis):
+            return _put(chunk, axis, 1)
+        case ops.Take(axis, _):
+            return _drop(chunk, axis)
+        case ops.MoveAxis(source, target):
+            return _move(chunk, source, target)
+    return None
+
+
+def _put(items: tuple[int, ...], axis: int, item: int) -> tuple[int, ...]:
+    return (*items[:axis], item, *items[axis:])
+
+
+def _drop(items: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*items[:axis], *items[axis + 1 :])
+
+
+def _move(items: tuple[int, ...], source: int, target: int) -> tuple[int, ...]:
+    rest = list(_drop(items, source))
+    rest.insert(target, items[source])
+    return tuple(rest)

@@ -1,0 +1,325 @@
+"""Carries a conversion out: what can be by reference, the rest in pieces; checks; commits."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import places
+from maxmig.converters.engine import (
+    check,
+    commit,
+    documents,
+    flat,
+    journal,
+    pieces,
+    plan,
+    pool,
+    processes,
+    reference,
+    remote,
+    routes,
+    tasks,
+)
+from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.target import Target
+from maxmig.converters.storage import files, kv, orbax, orbax_tree
+
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was done.
+
+    Attributes:
+        directory: the new step.
+        checked: what verification looked at.
+        resumed: how many pieces an earlier, stopped conversion had done already.
+    """
+
+    directory: str
+    checked: check.Checked
+    resumed: int = 0
+
+
+def run(
+    todo: Plan,
+    destination: str,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    finish: Callable[[Path], None] = lambda step: None,
+    progress: Progress = lambda nbytes: None,
+) -> Result:
+    """Converts.
+
+    Args:
+        todo: the plan.
+        destination: the directory of steps to make, local or as a URL; of other containers the
+            file.
+        overwrite: replace a destination that exists.
+        resume: go on with an earlier conversion of the same plan, if it was stopped or killed.
+        finish: a last change of the new step before it is put in place.
+        progress: called with the bytes of each piece that is done.
+
+    Raises:
+        ConvertError: the destination is not a good one.
+        PreflightError: memory or disk is too small.
+        CheckpointError: the source is damaged, or changed meanwhile; the destination is as before.
+        Interrupted: the user stopped it; `resume` goes on.
+    """
+    plan.preflight(todo, destination)
+    pool.return_memory()
+    if kv.is_url(destination):
+        return _run_remote(todo, destination, overwrite=overwrite, progress=progress)
+    group = processes.current()
+    place = Path(destination).absolute()
+    source = todo.conversion.storage
+    root = None if kv.is_url(source.url) else Path(source.url)
+    before = source.fingerprint()
+    digest = f"{todo.digest} in {group.count}"
+    stop = pool.Stop()
+    with group.joined(), stop.listening():
+        if group.first:
+            commit.check(root, place, overwrite=overwrite)
+        begun = group.agree("begun", lambda: str(commit.begin(place, digest, resume=resume)))
+        temporary = Path(begun)
+        notes = journal.Journal(temporary, digest, group.index)
+        work = _Work(todo, temporary, place.name, notes, group, stop, progress)
+        try:
+            checked = work.convert()
+            _check_unchanged(source, before)
+            if group.first:
+                finish(work.step)
+                work.commit(place)
+            group.meet("committed")
+        except pool.Stopped as stopped:
+            raise errors.Interrupted(_stopped(work)) from stopped
+        except BaseException:
+            if group.first:
+                commit.remove(temporary)
+            raise
+    made = place if work.flat else place / work.step.relative_to(temporary)
+    return Result(str(made), checked, work.resumed)
+
+
+def _run_remote(todo: Plan, destination: str, *, overwrite: bool, progress: Progress) -> Result:
+    place = remote.Remote(todo, destination, overwrite=overwrite)
+    source = todo.conversion.storage
+    before, stop = source.fingerprint(), pool.Stop()
+    leaves = tasks.source_leaves(todo.conversion)
+    made = documents.made_arrays(todo.conversion, todo.zarr)
+    try:
+        with stop.listening():
+            place.target.describe(_described(todo, made))
+            _each(
+                todo,
+                enumerate(tasks.cut(todo.conversion, todo.pieces, todo.options)),
+                lambda item: pieces.perform(item[1], todo, place.target, leaves, made, item[0]),
+                progress,
+                stop,
+            )
+            place.tell(made)
+            checked = check.check(todo, place.target, {}, place.items)
+            _check_unchanged(source, before)
+            place.commit()
+    except pool.Stopped as stopped:
+        place.remove()
+        raise errors.Interrupted(
+            "interrupted: nothing is left in the bucket; start the same command again"
+        ) from stopped
+    except BaseException:
+        place.remove()
+        raise
+    return Result(place.step, checked)
+
+
+def _check_unchanged(source: Any, before: str) -> None:
+    if source.fingerprint() != before:
+        raise errors.CheckpointError(
+            f"{source.url}: the source was changed while it was read; nothing was put in place. "
+            "Convert it when nobody writes to it"
+        )
+
+
+def _described(todo: Plan, made: dict[Any, Any]) -> list[tuple[str, Any]]:
+    arrays = [(route.name, route.array) for route in todo.routes]
+    return arrays + [(orbax_tree.name_of(path), array) for path, array in made.items()]
+
+
+def _each(
+    todo: Plan,
+    items: Iterable[tuple[int, tasks.Task]],
+    work: Callable[[tuple[int, tasks.Task]], None],
+    progress: Progress,
+    stop: pool.Stop,
+) -> None:
+    threads, free = plan.workers(todo)
+
+    def one(item: tuple[int, tasks.Task]) -> None:
+        work(item)
+        progress(item[1].payload)
+
+    pool.each(
+        items,
+        one,
+        threads=threads,
+        budget=pool.Budget(free),
+        size=lambda item: item[1].nbytes,
+        stop=stop,
+    )
+
+
+def _stopped(work: "_Work") -> str:
+    return (
+        f"interrupted: {work.finished} of {work.total} pieces are done and kept. "
+        "Go on with the same command and --resume"
+    )
+
+
+class _Work:
+    """One conversion under way."""
+
+    def __init__(
+        self,
+        todo: Plan,
+        temporary: Path,
+        name: str,
+        notes: journal.Journal,
+        group: processes.Group,
+        stop: pool.Stop,
+        progress: Progress,
+    ):
+        self.todo, self.group, self.stop, self.progress = todo, group, stop, progress
+        self.temporary = temporary
+        self.flat = todo.conversion.container != "orbax"
+        number = todo.conversion.step
+        self.step = temporary if number is None else temporary / str(number)
+        self.items = temporary if number is None else self.step / documents.ITEMS
+        if self.flat:
+            self.step = self.items = temporary / name  # its suffix tells what it is
+        self.leaves = tasks.source_leaves(todo.conversion)
+        self.journal = notes
+        self.made = documents.made_arrays(todo.conversion, todo.zarr)
+        self.resumed = self.finished = self.total = 0
+
+    def convert(self) -> check.Checked:
+        todo, group = self.todo, self.group
+        if self.flat:
+            return self._convert_flat()
+        self.items.mkdir(parents=True, exist_ok=True)
+        target = Target(str(self.items), use_ocdbt=todo.ocdbt)
+        mine = target
+        if group.count > 1 and todo.ocdbt:
+            mine = Target(
+                str(self.items), use_ocdbt=True, database=str(self.items / group.folder(self.items))
+            )
+        if group.first:
+            self._describe(mine, target)
+        group.meet("described")
+        self._pieces(mine)
+        group.meet("written")
+        wanted: dict[str, str] = {}
+        if group.first:
+            group.merge(self.items, target, todo.ocdbt)
+            wanted = self._share(target)
+            self._documents()
+        group.meet("whole")
+        return (
+            check.check(todo, target, wanted, str(self.items)) if group.first else check.Checked()
+        )
+
+    def _convert_flat(self) -> check.Checked:
+        target = flat.FlatTarget(self.items, self.todo.conversion)
+        if self.group.first:
+            target.describe(())
+        self.group.meet("described")
+        self._pieces(target)
+        self.group.meet("written")
+        if self.group.first:
+            flat.check(self.todo.conversion, self.items)
+        counted = self.todo.options.verify != "none"
+        return check.Checked(len(self.todo.routes) if counted else 0)
+
+    def commit(self, place: Path) -> None:
+        """Puts the result in place."""
+        if not self.flat:
+            commit.finish(self.temporary, place)
+            return
+        commit.place(self.items, place)
+        commit.remove(self.temporary)
+
+    def _describe(self, mine: Target, target: Target) -> None:
+        (mine if self.group.count > 1 else target).describe(_described(self.todo, self.made))
+
+    def _share(self, target: Target) -> dict[str, str]:
+        chosen = self.todo.of(routes.REFERENCE)
+        copied = self.todo.of(routes.CHUNK) if self.todo.files else []
+        source = self.todo.conversion.storage
+        if not isinstance(source, orbax.Orbax):
+            return {}
+        asked = self.stop.asked.is_set
+        wanted = reference.share(source, target, chosen, stopped=asked)
+        wanted |= reference.share(source, target, copied, copy=True, stopped=asked)
+        self.progress(sum(route.transfer.leaf.nbytes for route in (*chosen, *copied)))
+        return wanted
+
+    def _pieces(self, target: "Target | flat.FlatTarget") -> None:
+        done = self.journal.done()
+        self.resumed = len(done)
+        todo = self.todo
+        cut = list(enumerate(tasks.cut(todo.conversion, todo.pieces, todo.options)))
+        self.total, self.finished = len(cut), len(done)
+        share = [item for item in cut if item[0] % self.group.count == self.group.index]
+
+        def one(item: tuple[int, tasks.Task]) -> None:
+            number, task = item
+            pieces.perform(task, todo, target, self.leaves, self.made, number)
+            self.journal.finish(number)
+            self.finished += 1
+
+        pending = [item for item in share if item[0] not in done]
+        _each(todo, pending, one, self.progress, self.stop)
+
+    def _documents(self) -> None:
+        todo = self.todo
+        told = documents.tree(
+            todo.conversion, todo.routes, self.made, ocdbt=todo.ocdbt, version=todo.zarr
+        )
+        others = _take_over(todo, self.step, self.items)
+        alone = self.step == self.items
+        told_step = documents.step(todo.conversion, others, alone=alone)
+        for name, data in told.items():
+            file = self.items / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(data)
+        (self.step / places.STEP_METADATA).write_bytes(told_step)
+        for directory in {self.step, self.items}:
+            marker = f"Checkpoint commit was successful to {directory.name}\n"
+            (directory / places.MARKER).write_text(marker)
+
+
+def _take_over(todo: Plan, step: Path, items: Path) -> list[str]:
+    """Copies what else is in the source's step: the data loader's state, other items."""
+    source = todo.conversion.storage
+    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
+        return []
+    if step == items:
+        return []
+    above = files.Files(str(source.step_dir))
+    item = source.items.rstrip("/").rpartition("/")[2]
+    found = set()
+    for name in above.names(""):
+        first, slash, _ = name.partition("/")
+        if slash and first != item:
+            files.check_name(name, source.url)
+            (step / name).parent.mkdir(parents=True, exist_ok=True)
+            if kv.is_url(source.items):
+                (step / name).write_bytes(above.read(name) or b"")
+            else:
+                shutil.copyfile(Path(str(source.step_dir)) / name, step / name)
+            found.add(first)
+    return sorted(found)

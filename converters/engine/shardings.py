@@ -1,0 +1,58 @@
+"""How arrays were sharded, told of the arrays that are made of them: one entry an axis."""
+
+import json
+from collections.abc import Sequence
+
+from maxmig.converters import ops, transfers
+
+
+def of(op: transfers.Op, told: Sequence[str | None], rank: int) -> str | None:
+    """The sharding of a result, as Orbax writes it, from those of its sources.
+
+    Args:
+        op: how it is made.
+        told: the sharding of each source.
+        rank: the number of axes of the first source.
+    """
+    first = told[0] if told else None
+    if first is None:
+        return None
+    try:
+        document = json.loads(first)
+    except (ValueError, RecursionError):
+        return None
+    spec = document.get("partition_spec")
+    if document.get("sharding_type") != "NamedSharding" or not isinstance(spec, list):
+        return first
+    axes = [*spec, *[None] * (rank - len(spec))]
+    match op:
+        case ops.Same() | ops.Slice() | ops.Concat():
+            return first
+        case ops.Stack(axis):
+            axes.insert(axis, None)
+        case ops.Take(axis, _):
+            del axes[axis : axis + 1]
+        case ops.MoveAxis(source, target):
+            axes.insert(target, axes.pop(source))
+        case _:
+            axes = []
+    while axes and axes[-1] is None:
+        axes.pop()
+    document["partition_spec"] = axes
+    return json.dumps(document)
+
+
+def replicated(told: Sequence[str | None]) -> str | None:
+    """A sharding for an array that has no source: that of the others' mesh, on no axis of it."""
+    for each in told:
+        if each is None:
+            continue
+        try:
+            document = json.loads(each)
+        except (ValueError, RecursionError):
+            continue
+        if document.get("sharding_type") == "NamedSharding":
+            document["partition_spec"] = []
+            return json.dumps(document)
+        return each
+    return None

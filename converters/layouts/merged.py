@@ -1,0 +1,67 @@
+"""Which collection a leaf of an NNX tree belongs to; on disk nothing but its name tells it.
+
+NNX keeps parameters, batch statistics, caches and random state side by side in one tree; the types
+of its variables are not written.
+"""
+
+from collections.abc import Mapping
+
+from maxmig.converters import leaves, names
+from maxmig.converters.layouts.facts import is_random
+from maxmig.converters.leaves import DiskPath, Hole, Leaf
+
+CACHE = {"cached_key", "cached_value", "cache_index"}
+STATISTICS = {"mean", "var"}
+
+
+def classify(
+    found: Mapping[DiskPath, Leaf | Hole],
+    moments: frozenset[DiskPath],
+    told: Mapping[str, str],
+    problems: list[str],
+) -> dict[DiskPath, str]:
+    """{keys: collection} of the leaves of a model; `params` unless something tells otherwise.
+
+    Args:
+        found: the leaves by their keys in the model.
+        moments: the keys that the optimizer has moments for; empty when that is not known.
+        told: {model path: collection}, as a person says.
+        problems: takes what cannot be told.
+    """
+    sections: dict[DiskPath, str] = {}
+    for keys, leaf in found.items():
+        if told and (name := names.canonical(keys)) in told:
+            sections[keys] = told[name]
+        elif is_random(keys, leaf):
+            sections[keys] = "aux"
+        elif keys[-1] in CACHE:
+            sections[keys] = "cache"
+        elif keys[-1] in STATISTICS and all((*keys[:-1], name) in found for name in STATISTICS):
+            sections[keys] = _statistic(keys, found, moments, problems)
+        else:
+            sections[keys] = "params"
+    return sections
+
+
+def _statistic(
+    keys: DiskPath,
+    found: Mapping[DiskPath, Leaf | Hole],
+    moments: frozenset[DiskPath],
+    problems: list[str],
+) -> str:
+    """A `mean` beside a `var`: batch statistics, if the module's other leaves say so."""
+    if keys in moments:
+        return "params"
+    shape = found[keys]
+    beside = [found.get((*keys[:-1], name)) for name in ("scale", "bias")]
+    if moments or any(
+        isinstance(leaf, Leaf) and isinstance(shape, Leaf) and leaf.shape == shape.shape
+        for leaf in beside
+    ):
+        return "batch_stats"
+    at = leaves.spell(keys)
+    problems.append(
+        f"{at}: batch statistics, or a parameter? There is neither a scale nor a bias beside it, "
+        f"and no optimizer state; say it in a mapping file: `collections: {{{at}: batch_stats}}`"
+    )
+    return "params"

@@ -1,0 +1,175 @@
+"""Puts a conversion together: transfers, the account of every leaf, and the result's metadata."""
+
+import dataclasses
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import accounting, ops, stacks
+from maxmig.converters.accounting import Accounting
+from maxmig.converters.checkpoint import Checkpoint
+from maxmig.converters.layouts import Form, Layout, Written
+from maxmig.converters.leaves import Leaf
+from maxmig.converters.mapping import derive, rules
+from maxmig.converters.mapping.rules import Rule
+from maxmig.converters.mapping.state import Item, State
+from maxmig.converters.transfers import Conversion, Made, Transfer
+
+RANDOM_DROPPED = "random state, left out; derived again where it is needed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """Puts a conversion together."""
+
+    source: Checkpoint
+    target: Layout
+    state: State
+    written: Written
+    form: Form | None
+    container: str
+
+    def conversion(self, custom: dict[str, Any], seed: int) -> Conversion:
+        transfers, made, holes = [], [], {}
+        step = _step_number(self.source)
+        for at, path in self.written.items():
+            if not isinstance(path, str):
+                holes[at] = path
+                continue
+            item = self.state.items[path]
+            leaf = self._stored(path, item.leaf)
+            if item.made is not None:
+                make = derive.zeros(leaf)
+                if path.startswith("aux/"):
+                    make = derive.maker(path, leaf, seed, step)
+                made.append(Made(at, leaf, make, item.made))
+                continue
+            sources = tuple(self.source.places[name] for name in item.sources)
+            stored = self.source.tree[sources[0]]
+            assert isinstance(stored, Leaf)
+            transfers.append(Transfer(at, leaf, sources, item.op, leaf.dtype != stored.dtype))
+        return Conversion(
+            storage=self.source.storage,
+            layout=self.target.name,
+            transfers=tuple(transfers),
+            accounting=_account(self.source, self.state),
+            made=tuple(made),
+            holes=holes,
+            container=self.container,
+            metadata=custom,
+            step=step,
+            notes=(*self.source.notes, *self.state.notes),
+        )
+
+    def _stored(self, path: str, leaf: Leaf) -> Leaf:
+        if path != "step":
+            return leaf
+        dtype = (self.form.step_dtype if self.form else None) or self.target.step_dtype
+        return Leaf((), dtype, 8 if dtype.endswith("64") else 4)
+
+
+def _step_number(source: Checkpoint) -> int:
+    """The number of the step's directory; without one what the counter says, less one."""
+    if source.place.step is not None:
+        return source.place.step
+    if "step" not in source.places:
+        return 0
+    return max(0, int(source.storage.read(source.places["step"])) - 1)
+
+
+def _account(source: Checkpoint, state: State) -> Accounting:
+    fates: dict[str, str] = dict(state.dropped)
+    origins: dict[str, str] = {}
+    for path, item in state.items.items():
+        origins[path] = item.made or _origin_of(path, item)
+        for name in item.sources:
+            fates[name] = _fate_of(path, name, item)
+    lost = [path for path in source.leaves if path not in fates]
+    if lost:
+        raise errors.ConvertError("leaves without a fate:\n  " + "\n  ".join(lost))
+    return Accounting(
+        accounting.entries({path: fates[path] for path in source.leaves}, source.leaves),
+        accounting.entries(origins, state.leaves()),
+    )
+
+
+def _fate_of(path: str, name: str, item: Item) -> str:
+    found = _FATES.get(type(item.op), "rearranged")
+    if found == "kept" and path != name:
+        found = "kept, renamed"
+    return found + _casts(item)
+
+
+def _origin_of(path: str, item: Item) -> str:
+    found = _ORIGINS.get(type(item.op), "rearranged")
+    if found == "copied" and item.sources != (path,):
+        found = "copied, renamed"
+    return found + _casts(item)
+
+
+def _casts(item: Item) -> str:
+    return "".join(f", {why}" for why in item.why if why.startswith("cast "))
+
+
+_FATES: dict[type, str] = {
+    ops.Same: "kept",
+    ops.Stack: "stacked into one array",
+    ops.Take: "taken apart into layers",
+    ops.MoveAxis: "layer axis moved",
+    ops.Concat: "joined with others",
+    ops.Slice: "cut into parts",
+}
+_ORIGINS: dict[type, str] = {
+    ops.Same: "copied",
+    ops.Stack: "stacked from layers",
+    ops.Take: "taken out of a stack",
+    ops.MoveAxis: "layer axis moved",
+    ops.Concat: "joined from parts",
+    ops.Slice: "cut out of an array",
+}
+
+
+def metadata(
+    source: Checkpoint,
+    target: Layout,
+    state: State,
+    form: Form,
+    done: tuple[Rule, ...],
+    axis: int | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """The source's metadata, with what changed, and what leads back to the source."""
+    from maxmig.checkpoint import store
+
+    gone = ("versions", "skeleton", "form", "origin")
+    own = {key: value for key, value in source.own.items() if key not in gone}
+    params = state.params
+    scanned = any(stacks.scanned(path) is not None for path in params)
+    own |= {"layout": target.name, "skeleton": state.skeleton, "form": form.to_json()}
+    own["scan_layers"] = scanned
+    if axis is not None:
+        own["param_scan_axis"] = axis
+    if target.name != source.layout.name:
+        own["origin"] = {
+            "layout": source.layout.name,
+            "form": source.form.to_json(),
+            "rules": [rule.data() for rule in rules.invert(done)],
+            "random": {
+                path: {"shape": leaf.shape, "dtype": leaf.dtype, "nbytes": leaf.nbytes}
+                for path, leaf in source.leaves.items()
+                if state.dropped.get(path) == RANDOM_DROPPED
+            },
+        }
+    own["converted_from"] = {
+        "layout": source.layout.name,
+        "scan_layers": source.scan_layers,
+        "versions": source.own.get("versions"),
+        "options": options,
+    }
+    own["versions"] = store.versions()
+    return {**source.metadata, "scan_layers": scanned, "maxmig": own}
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were chosen, as the metadata keep them."""
+    usual = {"random": "derive", "container": "orbax", "params_only": False}
+    return {k: v for k, v in options.items() if v is not None and usual.get(k) != v}

@@ -1,0 +1,316 @@
+"""Mapping files: YAML that says how the leaves of one checkpoint become those of another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import names
+from maxmig.converters.layouts import Hints
+from maxmig.converters.mapping import relayouts, rules, traced
+from maxmig.converters.mapping.rules import Rule, Where
+
+VERSION = 1
+_TOP = {
+    "kind",
+    "schema_version",
+    "leaves",
+    "dropped",
+    "maxmig_map",
+    "from",
+    "to",
+    "rules",
+    "boxed",
+    "unboxed",
+    "collections",
+    "optimizer",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A mapping file.
+
+    Attributes:
+        source: the layout it is for, None: any.
+        target: the layout it leads to, None: any.
+        rules: what happens, in order.
+        boxed: parameters that sit in a box, under `value`, where the tree does not tell.
+        unboxed: modules that truly have a parameter called `value`.
+        collections: {model path: collection} of leaves of an NNX tree, where nothing tells it.
+        optimizer: the containers of the optimizer's state (a skeleton), where the tree does not
+            tell them all.
+    """
+
+    source: str | None = None
+    target: str | None = None
+    rules: tuple[Rule, ...] = ()
+    boxed: tuple[str, ...] = ()
+    unboxed: tuple[str, ...] = ()
+    collections: Mapping[str, str] = field(default_factory=dict)
+    optimizer: Any = None
+
+    @property
+    def hints(self) -> Hints:
+        """What the file says of the source's tree."""
+        return Hints(frozenset(self.boxed), frozenset(self.unboxed), self.collections)
+
+    def inverse(self) -> "Document":
+        """The file that leads back.
+
+        Raises:
+            ConvertError: a rule has no inverse.
+        """
+        return Document(self.target, self.source, rules.invert(self.rules))
+
+    def data(self) -> dict[str, Any]:
+        """As nested data, which `parse` takes."""
+        return self._head() | {"rules": [rule.data() for rule in self.rules]}
+
+    def to_yaml(self) -> str:
+        """The text of the file."""
+        import yaml
+
+        head = yaml.safe_dump(self._head(), sort_keys=False)
+        if not self.rules:
+            return head + "rules: []\n"
+        body = (
+            yaml.safe_dump([rule.data()], sort_keys=False, default_flow_style=False, width=1000)
+            for rule in self.rules
+        )
+        return head + "rules:\n" + "".join(body)
+
+    def _head(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"maxmig_map": VERSION}
+        if self.source:
+            found["from"] = self.source
+        if self.target:
+            found["to"] = self.target
+        for name in ("boxed", "unboxed"):
+            if value := getattr(self, name):
+                found[name] = list(value)
+        if self.collections:
+            found["collections"] = dict(self.collections)
+        if self.optimizer is not None:
+            found["optimizer"] = self.optimizer
+        return found
+
+
+def read(path: str | Path) -> Document:
+    """Reads a mapping file.
+
+    Raises:
+        ConfigError: it is not there, not YAML, or a rule in it is not one.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.ConfigError(
+            f"{path}: expected a mapping file, but reading it failed: {error}"
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise errors.ConfigError(f"{path}: expected YAML: {error}") from error
+    return parse(found, str(path))
+
+
+def parse(found: Any, where: str) -> Document:
+    """A document from what YAML or JSON hold.
+
+    Raises:
+        ConfigError: something in it is not understood; the place is told.
+    """
+    if not isinstance(found, Mapping):
+        raise errors.ConfigError(f"{where}: expected keys and values, got {type(found).__name__}")
+    if unknown := sorted(map(str, found.keys() - _TOP)):
+        raise errors.ConfigError(f"{where}: unknown keys {unknown}; known are {sorted(_TOP)}")
+    if found.get("maxmig_map", VERSION) != VERSION:
+        raise errors.ConfigError(
+            f"{where}: maxmig_map: expected version {VERSION}, got {found['maxmig_map']!r}"
+        )
+    listed = found.get("rules") or []
+    if "leaves" in found:  # as `maxmig parity` writes it
+        listed = [*listed, *_traced(found, where)]
+    if not isinstance(listed, list):
+        raise errors.ConfigError(f"{where}: rules: expected a list, got {type(listed).__name__}")
+    return Document(
+        source=_layout(found.get("from"), f"{where}: from"),
+        target=_layout(found.get("to"), f"{where}: to"),
+        rules=tuple(rule(item, f"{where}: rules[{i}]") for i, item in enumerate(listed)),
+        boxed=tuple(_texts(found.get("boxed") or [], f"{where}: boxed")),
+        unboxed=tuple(_texts(found.get("unboxed") or [], f"{where}: unboxed")),
+        collections=_collections(found.get("collections") or {}, f"{where}: collections"),
+        optimizer=found.get("optimizer"),
+    )
+
+
+def _traced(found: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The rules of a file that names every leaf: what is dropped, which are lists, the table."""
+    dropped = found.get("dropped") or {}
+    if not isinstance(dropped, Mapping) or not isinstance(found["leaves"], Mapping):
+        raise errors.ConfigError(f"{where}: expected leaves: and dropped: with one line a leaf")
+    containers: set[str] = set()
+    for target in found["leaves"]:
+        names.canonical(tuple(str(target).split("/"))[1:], containers)
+    gone = [
+        {"drop": names.canonical(tuple(str(path).split("/"))[1:]), "reason": str(why)}
+        for path, why in dropped.items()
+    ]
+    listed = [{"list": at} for at in sorted(containers)]
+    return [*gone, {"leaves": found["leaves"]}, *listed]
+
+
+def rule(item: Any, where: str) -> Rule:
+    """One rule.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    kinds = sorted(set(item) & _KINDS.keys()) if isinstance(item, Mapping) else []
+    if len(kinds) != 1:
+        raise errors.ConfigError(
+            f"{where}: expected a rule with one of {', '.join(_KINDS)}, got {item!r}"
+        )
+    fields, make = _KINDS[kinds[0]]
+    if unknown := sorted(map(str, item.keys() - fields)):
+        raise errors.ConfigError(f"{where}: {kinds[0]}: unknown {unknown}; known are {fields}")
+    try:
+        return make(item)
+    except (KeyError, TypeError, ValueError, errors.ConfigError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise errors.ConfigError(f"{where}: {kinds[0]}: {told}") from error
+
+
+def _where(found: Any) -> Where:
+    import re
+
+    if isinstance(found, Mapping) and set(found) == {"regex"}:
+        pattern = _text(found["regex"])
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return Where(pattern, regex=True)
+    return Where(_text(found))
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str) or not found or found.strip("/") != found:
+        raise ValueError(f"expected a path such as encoder/Dense_0, got {found!r}")
+    return found
+
+
+def _numbered(found: Any) -> str:
+    if _text(found).count("{}") != 1:
+        raise ValueError(f"expected a path with {{}} for the number, got {found!r}")
+    return str(found)
+
+
+def _int(found: Any) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise ValueError(f"expected a whole number of 0 or more, got {found!r}")
+    return found
+
+
+def _ints(found: Any) -> tuple[int, ...]:
+    if not isinstance(found, list):
+        raise ValueError(f"expected a list of whole numbers, got {found!r}")
+    return tuple(map(_int, found))
+
+
+def _texts(found: Any, where: str = "") -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise errors.ConfigError(f"{where}: expected a list of paths, got {found!r}")
+    return tuple(found)
+
+
+def _layout(found: Any, where: str) -> str | None:
+    from maxmig.converters import layouts
+
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        raise errors.ConfigError(f"{where}: expected the name of a layout, got {found!r}")
+    try:
+        return layouts.get(found).name
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{where}: {error}") from error
+
+
+def _collections(found: Any, where: str) -> dict[str, str]:
+    if not isinstance(found, Mapping):
+        raise errors.ConfigError(f"{where}: expected {{path: collection}}, got {found!r}")
+    return {str(path): str(name) for path, name in found.items()}
+
+
+def _kind(found: Any) -> str:
+    if found not in relayouts.KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(relayouts.KINDS)}, got {found!r}")
+    return str(found)
+
+
+def _side(found: Any) -> str:
+    if found not in ("linen", "nnx"):
+        raise ValueError(f"to: expected linen or nnx, got {found!r}")
+    return str(found)
+
+
+def _permutation(found: Any) -> tuple[int, ...]:
+    axes = _ints(found)
+    if sorted(axes) != list(range(len(axes))):
+        raise ValueError(f"axes: expected each axis once, got {found!r}")
+    return axes
+
+
+def _sizes(item: Mapping[str, Any]) -> tuple[int, ...] | None:
+    return _ints(item["sizes"]) if "sizes" in item else None
+
+
+_KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
+    "rename": ({"rename", "to"}, lambda i: rules.Rename(_where(i["rename"]), _text(i["to"]))),
+    "stack": (
+        {"stack", "to", "axis"},
+        lambda i: rules.Stack(_numbered(i["stack"]), _text(i["to"]), _int(i.get("axis", 0))),
+    ),
+    "unstack": (
+        {"unstack", "to", "axis"},
+        lambda i: rules.Unstack(_text(i["unstack"]), _numbered(i["to"]), _int(i.get("axis", 0))),
+    ),
+    "move_axis": (
+        {"move_axis", "from", "to"},
+        lambda i: rules.MoveAxis(_text(i["move_axis"]), _int(i["from"]), _int(i["to"])),
+    ),
+    "concat": (
+        {"concat", "to", "axis", "sizes"},
+        lambda i: rules.Concat(_texts(i["concat"]), _text(i["to"]), _int(i["axis"]), _sizes(i)),
+    ),
+    "split": (
+        {"split", "to", "axis", "sizes"},
+        lambda i: rules.Split(
+            _text(i["split"]), _texts(i["to"]), _int(i["axis"]), _ints(i["sizes"])
+        ),
+    ),
+    "transpose": (
+        {"transpose", "axes"},
+        lambda i: rules.Transpose(_where(i["transpose"]), _permutation(i["axes"])),
+    ),
+    "drop": ({"drop", "reason"}, lambda i: rules.Drop(_where(i["drop"]), _text(i["reason"]))),
+    "collection": (
+        {"collection", "from", "to"},
+        lambda i: rules.Collection(_where(i["collection"]), _text(i["from"]), _text(i["to"])),
+    ),
+    "layer": (
+        {"layer", "kind", "to"},
+        lambda i: rules.Layer(_text(i["layer"]), _kind(i["kind"]), _side(i["to"])),
+    ),
+    "leaves": ({"leaves", "shapes"}, lambda i: traced.parse(i["leaves"], i.get("shapes"))),
+    "list": ({"list"}, lambda i: rules.Listed(_where(i["list"]))),
+    "random": (
+        {"random", "impl", "shape"},
+        lambda i: rules.Random(
+            _text(i["random"]), _text(i.get("impl", "threefry2x32")), _ints(i.get("shape", []))
+        ),
+    ),
+}

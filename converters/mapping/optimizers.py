@@ -1,0 +1,87 @@
+"""The containers of an optimizer's state, from the optimizer itself where it is known.
+
+An NNX tree has no trace of empty states at the end of a chain; `tx.init` tells them.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors, trees
+from maxmig.converters import skeletons
+from maxmig.converters.mapping.state import State
+
+
+def skeleton(told: Any, state: State) -> skeletons.Skeleton:
+    """The skeleton of an optimizer's state, held against the leaves that there are.
+
+    Args:
+        told: a skeleton, an optax optimizer, or `module:name` of one or of what makes one.
+        state: whose parameters and optimizer state.
+
+    Raises:
+        ConfigError: it is none of these.
+        ConvertError: it is another optimizer than the one that wrote the state.
+    """
+    if isinstance(told, str) and told != "array":
+        told = _imported(told)
+    if callable(getattr(told, "init", None)):
+        told = _walked(told, state)
+    params = state.params
+    wanted = skeletons.paths(told, params)
+    held = {path for path in state.items if path.split("/")[0] == skeletons.ROOT}
+    if wanted != held:
+        lines = [f"missing in the checkpoint: {path}" for path in trees.sort(wanted - held)[:8]]
+        lines += [f"not of this optimizer: {path}" for path in trees.sort(held - wanted)[:8]]
+        raise errors.ConvertError(
+            "the optimizer that was named does not fit the state that is stored:\n  "
+            + "\n  ".join(lines)
+        )
+    return told
+
+
+def _imported(name: str) -> Any:
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise errors.ConfigError(f"optimizer: expected module:name, got {name!r}")
+    if (here := str(Path.cwd())) not in sys.path:  # a module of the user's own project
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        return found if hasattr(found, "init") else found()
+    except Exception as error:
+        raise errors.ConfigError(
+            f"optimizer: {name}: expected an optax optimizer, or a function without arguments that "
+            f"makes one, but getting it failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _walked(tx: Any, state: State) -> skeletons.Skeleton:
+    import jax
+    import optax
+
+    flat = {
+        path.partition("/")[2]: jax.ShapeDtypeStruct(item.leaf.shape, item.leaf.dtype)
+        for path, item in state.items.items()
+        if path.startswith("params/")
+    }
+    nested = trees.unflatten(flat)
+    return _describe(jax.eval_shape(tx.init, nested), frozenset(flat), set(nested), optax)
+
+
+def _describe(node: Any, paths: frozenset[str], roots: set[str], optax: Any) -> skeletons.Skeleton:
+    if node is None or isinstance(node, optax.EmptyState | optax.MaskedNode):
+        return None
+    if isinstance(node, Mapping) and set(node) == roots:
+        flat = trees.flatten(node)
+        return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
+    if isinstance(node, Mapping):
+        return {"dict": {str(key): _describe(v, paths, roots, optax) for key, v in node.items()}}
+    if names := getattr(node, "_fields", ()):
+        fields = zip(names, node, strict=True)
+        return {"dict": {name: _describe(value, paths, roots, optax) for name, value in fields}}
+    if isinstance(node, tuple | list):
+        return {"tuple": [_describe(value, paths, roots, optax) for value in node]}
+    return "array"

@@ -1,0 +1,404 @@
+"""How arrays of a result are made of arrays of a source: the operations, and their inverses.
+
+Each is pure arithmetic on shapes and boxes, so that any box of a result can be made without the
+rest; a whole checkpoint is then converted in pieces of any size.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maxmig import errors
+from maxmig.converters import boxes, transfers
+from maxmig.converters.leaves import DiskPath, Leaf, spell
+from maxmig.converters.transfers import Box, Op, Transfer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = "Sequence[np.ndarray]"
+Parts = tuple[tuple[int, Box], ...]
+
+
+@dataclass(frozen=True)
+class Same:
+    """The source as it is."""
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        return _only(sources, self)
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        return ((0, box),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        return arrays[0]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal sources, one after another along a new axis."""
+
+    axis: int
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        first = _alike(sources, self)
+        _check_axis(self, self.axis, len(first.shape) + 1)
+        shape = first.shape
+        return first.reshaped((*shape[: self.axis], len(sources), *shape[self.axis :]))
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        rest = (*box[: self.axis], *box[self.axis + 1 :])
+        return tuple((index, rest) for index in range(*box[self.axis]))
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        import numpy as np
+
+        return np.stack(arrays, self.axis)
+
+
+@dataclass(frozen=True)
+class Take:
+    """One place along an axis, which is dropped."""
+
+    axis: int
+    index: int
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        _check_axis(self, self.axis, len(leaf.shape))
+        if not 0 <= self.index < leaf.shape[self.axis]:
+            raise errors.ConvertError(f"{self}: expected an index into axis {self.axis} of {leaf}")
+        return leaf.reshaped(leaf.shape[: self.axis] + leaf.shape[self.axis + 1 :])
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        here = (self.index, self.index + 1)
+        return ((0, (*box[: self.axis], here, *box[self.axis :])),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        return arrays[0].squeeze(self.axis)
+
+
+@dataclass(frozen=True)
+class MoveAxis:
+    """One axis put in another place, the others in order, as `numpy.moveaxis` does it."""
+
+    source: int
+    target: int
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        for axis in (self.source, self.target):
+            _check_axis(self, axis, len(leaf.shape))
+        return leaf.reshaped(_moved(leaf.shape, self.source, self.target))
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        return ((0, _moved(box, self.target, self.source)),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        import numpy as np
+
+        return np.moveaxis(arrays[0], self.source, self.target)
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Sources joined along an axis that they have."""
+
+    axis: int
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        first = _kin(sources, self)
+        _check_axis(self, self.axis, len(first.shape))
+        rests = {(*s.shape[: self.axis], *s.shape[self.axis + 1 :]) for s in sources}
+        if len({len(s.shape) for s in sources}) > 1 or len(rests) > 1:
+            raise errors.ConvertError(
+                f"{self}: expected arrays that differ in axis {self.axis} only, got "
+                f"{', '.join(map(str, sources))}"
+            )
+        size = sum(source.shape[self.axis] for source in sources)
+        return first.reshaped(_resized(first.shape, self.axis, size))
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        found = []
+        begin = 0
+        start, stop = box[self.axis]
+        for place, source in enumerate(sources):
+            end = begin + source.shape[self.axis]
+            here = (max(start, begin) - begin, min(stop, end) - begin)
+            if here[0] < here[1]:
+                found.append((place, _resized(box, self.axis, here)))
+            begin = end
+        return tuple(found) or ((0, _resized(box, self.axis, (0, 0))),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        import numpy as np
+
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, self.axis)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A range of an axis, which stays."""
+
+    axis: int
+    start: int
+    stop: int
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        _check_axis(self, self.axis, len(leaf.shape))
+        if not 0 <= self.start <= self.stop <= leaf.shape[self.axis]:
+            raise errors.ConvertError(f"{self}: expected a range within axis {self.axis} of {leaf}")
+        return leaf.reshaped(_resized(leaf.shape, self.axis, self.stop - self.start))
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        start, stop = box[self.axis]
+        return ((0, _resized(box, self.axis, (start + self.start, stop + self.start))),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        return arrays[0]
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same elements in row-major order under another shape."""
+
+    shape: tuple[int, ...]
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        if math.prod(leaf.shape) != math.prod(self.shape):
+            raise errors.ConvertError(
+                f"{self}: expected {math.prod(self.shape)} elements, got {leaf}"
+            )
+        return leaf.reshaped(self.shape)
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        found: list[tuple[int, int]] = []
+        for old, new in boxes.runs(sources[0].shape, self.shape):
+            target = box[new.start : new.stop]
+            shape = self.shape[new.start : new.stop]
+            if sources[0].shape[old.start : old.stop] == shape:
+                found.extend(target)
+                continue
+            first, last = boxes.span(target, shape)
+            found.extend(boxes.cover(first, last, sources[0].shape[old.start : old.stop]))
+        return ((0, tuple(found)),)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        import numpy as np
+
+        runs = boxes.runs(sources[0].shape, self.shape)
+        read = self.parts(box, sources)[0][1]
+        words = arrays[0].shape[len(read) :]
+        sizes = [math.prod(stop - start for start, stop in read[o.start : o.stop]) for o, _ in runs]
+        array = arrays[0].reshape((*sizes, *words))
+        for axis, (old, new) in enumerate(runs):
+            target, shape = box[new.start : new.stop], self.shape[new.start : new.stop]
+            source = sources[0].shape[old.start : old.stop]
+            if source == shape:
+                continue
+            base = boxes.linear([start for start, _ in read[old.start : old.stop]], source)
+            places = np.zeros((1,), np.int64)
+            for (start, stop), size in zip(target, shape, strict=True):
+                places = (places[:, None] * size + np.arange(start, stop)).reshape(-1)
+            array = np.take(array, places - base, axis)
+        return array.reshape((*transfers.shape_of(box), *words))
+
+
+@dataclass(frozen=True)
+class Then:
+    """One operation after another; the second takes the result of the first."""
+
+    first: Op
+    second: Op
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        return self.second.result([self.first.result(sources)])
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        return self.first.parts(self._middle(box, sources), sources)
+
+    def apply(
+        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
+    ) -> "np.ndarray":
+        middle = self.first.apply(arrays, self._middle(box, sources), sources)
+        return self.second.apply([middle], box, [self.first.result(sources)])
+
+    def _middle(self, box: Box, sources: Sequence[Leaf]) -> Box:
+        ((_, middle),) = self.second.parts(box, [self.first.result(sources)])
+        return middle
+
+
+def make(
+    transfer: Transfer,
+    box: Box,
+    sources: Sequence[Leaf],
+    arrays: "Sequence[np.ndarray]",
+) -> "np.ndarray":
+    """One box of a transfer's result from the arrays of its parts, cast if it says so.
+
+    Raises:
+        ConvertError: a step counter does not fit the type of the result.
+    """
+    made = transfer.op.apply(arrays, box, sources)
+    return cast(made, transfer.leaf, spell(transfer.target)) if transfer.cast else made
+
+
+def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
+    """The array in the type of a leaf: NumPy's cast; integers keep their number, or are refused."""
+    import numpy as np
+
+    dtype = numpy_dtype(leaf.dtype)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = array.astype(dtype)
+    whole = np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer)
+    if whole and not np.array_equal(made.astype(object), array.astype(object)):
+        raise errors.ConvertError(
+            f"{where}: a number does not fit {leaf.dtype} (stored as {array.dtype}); "
+            "integers are never wrapped around"
+        )
+    return made
+
+
+def numpy_dtype(name: str) -> "np.dtype":
+    """The NumPy type of a leaf's dtype name: bfloat16 and its kin too; uint32 for random keys."""
+    import ml_dtypes  # noqa: F401  (registers the names)
+    import numpy as np
+
+    return np.dtype("uint32") if name.startswith("key<") else np.dtype(name)
+
+
+def inverse(group: Iterable[Transfer], leaves: Mapping[DiskPath, Leaf]) -> tuple[Transfer, ...]:
+    """The transfers that lead back: from the results of a group to its sources.
+
+    Args:
+        group: transfers; all that take parts of one source must be among them.
+        leaves: the sources' leaves, by path.
+
+    Raises:
+        ConvertError: some part of a source is in no result, so that there is no way back.
+    """
+    back: dict[DiskPath, Transfer] = {}
+    pieces: dict[DiskPath, list[Transfer]] = {}
+    for transfer in group:
+        if isinstance(transfer.op, Take | Slice):
+            pieces.setdefault(transfer.sources[0], []).append(transfer)
+            continue
+        stored = [leaves[path] for path in transfer.sources]
+        for path, op in zip(transfer.sources, _undo(transfer, stored), strict=True):
+            back.setdefault(path, _back(path, leaves[path], (transfer.target,), op, transfer.cast))
+    for path, parts in pieces.items():
+        if path not in back:
+            back[path] = _together(path, leaves[path], parts)
+    return tuple(back.values())
+
+
+def _undo(transfer: Transfer, sources: Sequence[Leaf]) -> list[Op]:
+    """For each source, the operation that gets it back from the result."""
+    match transfer.op:
+        case Same():
+            return [Same()]
+        case MoveAxis(source, target):
+            return [MoveAxis(target, source)]
+        case Reshape():
+            return [Reshape(sources[0].shape)]
+        case Stack(axis):
+            return [Take(axis, index) for index in range(len(sources))]
+        case Concat(axis):
+            ends = [0]
+            for each in sources:
+                ends.append(ends[-1] + each.shape[axis])
+            return [Slice(axis, a, b) for a, b in itertools.pairwise(ends)]
+        case Then(first, second):
+            middle = first.result(sources)
+            last = Transfer(transfer.target, transfer.leaf, transfer.sources[:1], second)
+            (undone,) = _undo(last, [middle])
+            inner = Transfer(transfer.target, middle, transfer.sources, first)
+            return [Then(undone, op) for op in _undo(inner, sources)]
+    raise errors.ConvertError(
+        f"{spell(transfer.target)}: {transfer.op} has no inverse of its own: it drops a part"
+    )
+
+
+def _together(path: DiskPath, leaf: Leaf, parts: Sequence[Transfer]) -> Transfer:
+    """The source of some takes or slices, put together again."""
+    cast = any(part.cast for part in parts)
+    takes = {p.op.index: p for p in reversed(parts) if isinstance(p.op, Take)}
+    axes = {p.op.axis for p in parts if isinstance(p.op, Take | Slice)}
+    if len(axes) == 1 and len(takes) == leaf.shape[axis := axes.pop()]:
+        targets = tuple(takes[index].target for index in range(len(takes)))
+        return _back(path, leaf, targets, Stack(axis), cast)
+    slices = {p.op.start: p for p in reversed(parts) if isinstance(p.op, Slice)}
+    end, order = 0, []
+    while (found := slices.get(end)) is not None and isinstance(found.op, Slice):
+        order.append(found.target)
+        if found.op.stop == end:
+            break
+        end = found.op.stop
+    if not takes and order and end == leaf.shape[axis]:
+        return _back(path, leaf, tuple(order), Concat(axis), cast)
+    raise errors.ConvertError(
+        f"{spell(path)}: its {len(parts)} parts do not make up {leaf}: there is no way back"
+    )
+
+
+def _back(
+    path: DiskPath, leaf: Leaf, sources: tuple[DiskPath, ...], op: Op, cast: bool
+) -> Transfer:
+    return Transfer(path, leaf, sources, op, cast)
+
+
+def _only(sources: Sequence[Leaf], op: Op) -> Leaf:
+    if len(sources) != 1:
+        raise errors.ConvertError(f"{op}: expected one source, got {len(sources)}")
+    return sources[0]
+
+
+def _alike(sources: Sequence[Leaf], op: Op) -> Leaf:
+    if not sources or len(set(sources)) > 1:
+        raise errors.ConvertError(
+            f"{op}: expected arrays of one shape and type, got "
+            f"{', '.join(sorted(map(str, set(sources)))) or 'none'}"
+        )
+    return sources[0]
+
+
+def _kin(sources: Sequence[Leaf], op: Op) -> Leaf:
+    kinds = {source.dtype for source in sources}
+    if len(kinds) != 1:
+        raise errors.ConvertError(f"{op}: expected arrays of one type, got {sorted(kinds)}")
+    return sources[0]
+
+
+def _check_axis(op: Op, axis: int, rank: int) -> None:
+    if not 0 <= axis < rank:
+        raise errors.ConvertError(f"{op}: expected an axis from 0 to {rank - 1}, got {axis}")
+
+
+def _moved(items: tuple, source: int, target: int) -> tuple:
+    rest = [*items[:source], *items[source + 1 :]]
+    rest.insert(target, items[source])
+    return tuple(rest)
+
+
+def _resized(items: tuple, axis: int, item: object) -> tuple:
+    return (*items[:axis], item, *items[axis + 1 :])

@@ -1,0 +1,318 @@
+"""Files of `flax.serialization`: nested maps in MessagePack, with arrays as they are.
+
+The file is walked without being loaded, so that only the places of its arrays are kept.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from maxmig import errors
+from maxmig.converters import leaves as trees
+from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.storage import files, zarr
+from maxmig.converters.storage.mapped import Extent, Mapped
+
+CHUNKED = "__msgpack_chunked_array__"
+LARGEST = 2**30  # bytes of one array: flax cuts larger ones into flat chunks
+_DEPTH = 200
+_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+_NATIVE = {bool: "bool", int: "int64", float: "float64"}
+_NUMBERS = {
+    0xCA: ">f",
+    0xCB: ">d",
+    0xCC: ">B",
+    0xCD: ">H",
+    0xCE: ">I",
+    0xCF: ">Q",
+    0xD0: ">b",
+    0xD1: ">h",
+    0xD2: ">i",
+    0xD3: ">q",
+}
+_LENGTHS = {1: ">B", 2: ">H", 4: ">I"}
+
+
+class _Native:
+    """A plain number in the file: no array of it lies there, so it is kept."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+class _Found:
+    """An array: its type, shape and contiguous pieces."""
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], pieces: tuple[tuple[int, int], ...]):
+        self.dtype, self.shape, self.pieces = dtype, shape, pieces
+
+
+class Msgpack(Mapped):
+    """One file."""
+
+    container = "msgpack"
+
+    def __init__(
+        self,
+        url: str,
+        arrays: dict[DiskPath, tuple[Leaf, Extent]],
+        holes: dict[DiskPath, Hole],
+        numbers: dict[DiskPath, Any],
+    ):
+        super().__init__(url, arrays, holes, {})
+        self._numbers = numbers
+
+    def read(self, path: DiskPath, box: Any = None) -> Any:
+        """One box of a leaf, or all of it."""
+        import numpy as np
+
+        if path in self._numbers:
+            return np.asarray(self._numbers[path], self._arrays[path][0].dtype)
+        return super().read(path, box)
+
+
+def read(path: Path) -> Msgpack:
+    """Opens a file.
+
+    Raises:
+        CheckpointError: it is not what `flax.serialization` writes.
+    """
+    with files.reading(str(path)), path.open("rb") as stream:
+        if not path.stat().st_size:
+            raise errors.CheckpointError(f"{path}: expected a msgpack file, but it is empty")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                walker = _Walker(data)
+                nested = walker.value(0)
+                if walker.at != len(data):
+                    raise ValueError(f"{len(data) - walker.at} bytes are left at the end")
+            except (ValueError, struct.error, IndexError, TypeError, KeyError) as error:
+                raise errors.CheckpointError(
+                    f"{path}: expected what flax.serialization writes, but reading it failed: "
+                    f"{type(error).__name__}: {error}; the file is cut off or something else"
+                ) from error
+    arrays: dict[DiskPath, tuple[Leaf, Extent]] = {}
+    holes: dict[DiskPath, Hole] = {}
+    numbers: dict[DiskPath, Any] = {}
+    for at, found in trees.walk(_joined(nested)):
+        if isinstance(found, Hole):
+            holes[at] = found
+        elif isinstance(found, _Native):
+            dtype = _NATIVE.get(type(found.value))
+            if dtype is None:
+                raise errors.CheckpointError(
+                    f"{path}: {spell(at)}: expected an array or a number, got "
+                    f"{type(found.value).__name__}; a training state holds arrays and scalars only"
+                )
+            numbers[at] = found.value
+            arrays[at] = (Leaf((), dtype, zarr.itemsize(dtype)), Extent(path, ()))
+        else:
+            leaf = Leaf(found.shape, found.dtype, zarr.nbytes(found.shape, found.dtype))
+            arrays[at] = (leaf, Extent(path, found.pieces))
+    return Msgpack(str(path), arrays, holes, numbers)
+
+
+def _joined(nested: Any) -> Any:
+    """Arrays that flax has cut into chunks, as one; other numbers stay what they are."""
+    if isinstance(nested, list):
+        return [_joined(item) for item in nested]
+    if not isinstance(nested, dict):
+        return nested
+    if CHUNKED not in nested:
+        return {key: _joined(value) for key, value in nested.items()}
+    shape = tuple(nested["shape"][str(i)].value for i in range(len(nested["shape"])))
+    chunks = [nested["chunks"][str(i)] for i in range(len(nested["chunks"]))]
+    return _Found(chunks[0].dtype, shape, tuple(piece for each in chunks for piece in each.pieces))
+
+
+class _Walker:
+    """Reads values one after another; arrays are skipped, and their places noted."""
+
+    def __init__(self, data: Any):
+        self.data, self.at = data, 0
+
+    def value(self, depth: int) -> Any:
+        if depth > _DEPTH:
+            raise ValueError(f"nested deeper than {_DEPTH}")
+        kind = self._take(1)[0]
+        if kind <= 0x7F or kind >= 0xE0:
+            return _Native(kind if kind <= 0x7F else kind - 256)
+        if kind <= 0x8F or kind in (0xDE, 0xDF):
+            count = kind & 0x0F if kind <= 0x8F else self._number(2 if kind == 0xDE else 4)
+            return {self._key(): self.value(depth + 1) for _ in range(self._possible(count))}
+        if kind <= 0x9F or kind in (0xDC, 0xDD):
+            count = kind & 0x0F if kind <= 0x9F else self._number(2 if kind == 0xDC else 4)
+            return [self.value(depth + 1) for _ in range(self._possible(count))]
+        if kind in _NUMBERS:
+            code = _NUMBERS[kind]
+            return _Native(struct.unpack(code, self._take(struct.calcsize(code)))[0])
+        if kind in (0xC2, 0xC3):
+            return _Native(kind == 0xC3)
+        if kind == 0xC0:
+            return None
+        return self._blob(kind)
+
+    def _blob(self, kind: int) -> Any:
+        if kind <= 0xBF:
+            return _Native(self._text(kind & 0x1F))
+        if 0xD9 <= kind <= 0xDB:
+            return _Native(self._text(self._number(1 << (kind - 0xD9))))
+        if 0xC4 <= kind <= 0xC6:
+            return _Native(self._take(self._number(1 << (kind - 0xC4))))
+        if 0xD4 <= kind <= 0xD8:
+            length = 1 << (kind - 0xD4)
+        elif 0xC7 <= kind <= 0xC9:
+            length = self._number(1 << (kind - 0xC7))
+        else:
+            raise ValueError(f"the byte {kind:#x} begins no value")
+        return self._extension(length)
+
+    def _extension(self, length: int) -> Any:
+        code = struct.unpack(">b", self._take(1))[0]
+        end = self.at + self._possible(length)
+        if code not in (_ARRAY, _SCALAR):
+            self.at = end
+            return _Native(complex(0))
+        if self._take(1)[0] != 0x93:
+            raise ValueError("an array that is no (shape, type, bytes)")
+        shape = tuple(item.value for item in self.value(0))
+        told = self.value(_DEPTH).value
+        dtype = told.decode() if isinstance(told, bytes) else str(told)
+        kind = self._take(1)[0]
+        if 0xC4 <= kind <= 0xC6:
+            size = self._number(1 << (kind - 0xC4))
+        elif 0xD9 <= kind <= 0xDB:
+            size = self._number(1 << (kind - 0xD9))
+        elif 0xA0 <= kind <= 0xBF:
+            size = kind & 0x1F
+        else:
+            raise ValueError("an array without bytes")
+        start, self.at = self.at, self.at + self._possible(size)
+        if self.at != end or size != zarr.nbytes(shape, dtype):
+            raise ValueError(f"{dtype}{list(shape)} in {size} bytes")
+        return _Found(dtype, shape, ((start, math.prod(shape)),))
+
+    def _key(self) -> str:
+        found = self.value(_DEPTH)
+        if not isinstance(found, _Native):
+            raise ValueError("a key that is no string")
+        return found.value.decode() if isinstance(found.value, bytes) else str(found.value)
+
+    def _text(self, length: int) -> str:
+        return self._take(length).decode()
+
+    def _number(self, size: int) -> int:
+        return struct.unpack(_LENGTHS[size], self._take(size))[0]
+
+    def _take(self, length: int) -> bytes:
+        found = self.data[self.at : self.at + self._possible(length)]
+        self.at += length
+        return found
+
+    def _possible(self, count: int) -> int:
+        if count > len(self.data) - self.at:
+            raise ValueError("the file ends in the middle of a value")
+        return count
+
+
+def header_of(
+    leaves: Mapping[DiskPath, Leaf], holes: Mapping[DiskPath, Hole]
+) -> tuple[list[tuple[int, bytes]], dict[DiskPath, tuple[tuple[int, int], ...]], int]:
+    """All bytes of a new file but the arrays' (place, bytes), where arrays go, and its size.
+
+    Raises:
+        ConvertError: a type has no place in the format.
+    """
+    nested = trees.nest({**{path: (path, leaf) for path, leaf in leaves.items()}, **holes})
+    writer = _Writer()
+    writer.value(nested)
+    return writer.parts, writer.places, writer.at
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, bytes]] = []
+        self.places: dict[DiskPath, tuple[tuple[int, int], ...]] = {}
+        self.at = 0
+
+    def value(self, value: Any) -> None:
+        if value is None:
+            self._put(b"\xc0")
+        elif isinstance(value, dict):
+            self._put(b"\xdf" + struct.pack(">I", len(value)))
+            for key, item in value.items():
+                self._text(str(key))
+                self.value(item)
+        elif isinstance(value, list):
+            self._put(b"\xdd" + struct.pack(">I", len(value)))
+            for item in value:
+                self.value(item)
+        else:
+            self._array(*value)
+
+    def _array(self, path: DiskPath, leaf: Leaf) -> None:
+        if leaf.is_key:
+            raise errors.ConvertError(
+                f"{spell(path)}: a msgpack file cannot hold {leaf.dtype}; leave it out, or choose "
+                "another container"
+            )
+        count, each = math.prod(leaf.shape), zarr.itemsize(leaf.dtype)
+        if leaf.nbytes <= LARGEST:
+            self.places[path] = (self._block(leaf.shape, leaf.dtype),)
+            return
+        step = LARGEST // each
+        sizes = [min(step, count - start) for start in range(0, count, step)]
+        self._put(b"\x83")
+        self._text(CHUNKED)
+        self._put(b"\xc3")
+        self._text("shape")
+        self._counted(leaf.shape, lambda size: self._put(b"\xcf" + struct.pack(">Q", size)))
+        self._text("chunks")
+        pieces: list[tuple[int, int]] = []
+        self._counted(sizes, lambda size: pieces.append(self._block((size,), leaf.dtype)))
+        self.places[path] = tuple(pieces)
+
+    def _counted(self, items: Any, put: Any) -> None:
+        self._put(b"\xdf" + struct.pack(">I", len(items)))
+        for index, item in enumerate(items):
+            self._text(str(index))
+            put(item)
+
+    def _block(self, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
+        nbytes = zarr.nbytes(shape, dtype)
+        head = b"\x93\xdd" + struct.pack(">I", len(shape))
+        head += b"".join(b"\xcf" + struct.pack(">Q", size) for size in shape)
+        head += _string(dtype) + b"\xc6" + struct.pack(">I", nbytes)
+        self._put(b"\xc9" + struct.pack(">Ib", len(head) + nbytes, _ARRAY) + head)
+        place = self.at
+        self.at += nbytes
+        return place, math.prod(shape)
+
+    def _text(self, text: str) -> None:
+        self._put(_string(text))
+
+    def _put(self, data: bytes) -> None:
+        self.parts.append((self.at, data))
+        self.at += len(data)
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return b"\xdb" + struct.pack(">I", len(data)) + data
+
+
+def parts_joined(parts: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Neighbouring parts together, so that few writes are needed."""
+    place, held = 0, b""
+    for at, data in parts:
+        if at == place + len(held) and len(held) < 1 << 16:
+            held += data
+            continue
+        if held:
+            yield place, held
+        place, held = at, data
+    if held:
+        yield place, held

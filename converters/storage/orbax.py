@@ -1,0 +1,309 @@
+"""Orbax checkpoints, read by TensorStore directly: Zarr 2 and 3, OCDBT or plain directories.
+
+Nothing is loaded but what is asked for, and nothing is ever written. JAX and Orbax are not needed.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maxmig import errors
+from maxmig.converters import places, transfers
+from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.storage import files, kv, ocdbt, orbax_tree, zarr
+from maxmig.converters.storage.base import Grid
+from maxmig.converters.transfers import Box
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BATCH = 4096  # requests under way at once
+
+
+class Orbax:
+    """One Orbax tree.
+
+    Args:
+        items: the directory that holds the tree, local or as a URL.
+        step_dir: the directory of its step; None when the tree stands alone.
+        step: its number, if it has one.
+
+    Attributes:
+        url: the step's directory, or the tree's.
+    """
+
+    container = "orbax"
+
+    def __init__(self, items: str, *, step_dir: str | None = None, step: int | None = None):
+        self.items = items
+        self.step_dir = step_dir
+        self.step = step
+        self.url = step_dir or items
+
+    @functools.cached_property
+    def _files(self) -> files.Files:
+        """The files of the tree."""
+        return files.Files(self.items)
+
+    @functools.cached_property
+    def told(self) -> orbax_tree.Tree:
+        """What Orbax's own metadata tell."""
+        tree = self._files.read(orbax_tree.TREE)
+        if tree is None:
+            raise errors.CheckpointError(
+                f"{self.items}: expected an Orbax tree, but there is no {orbax_tree.TREE}"
+            )
+        names = self._files.names(f"{orbax_tree.ARRAYS}/")
+        arrays = [self._json(name) for name in sorted(names) if "/process_" in name]
+        shardings = self._files.read(orbax_tree.SHARDING)
+        described = orbax_tree.load_json(tree, kv.join(self.items, orbax_tree.TREE))
+        if "use_ocdbt" not in described:  # older versions of Orbax do not say
+            described["use_ocdbt"] = self._files.read("manifest.ocdbt") is not None
+        return orbax_tree.parse(
+            described,
+            arrays,
+            orbax_tree.load_json(shardings, kv.join(self.items, orbax_tree.SHARDING))
+            if shardings
+            else {},
+            self.url,
+        )
+
+    @functools.cached_property
+    def store(self) -> Any:
+        """The store that holds arrays: the OCDBT database, or the directory."""
+        with self._reading():
+            return kv.ocdbt(self.items) if self.told.ocdbt else kv.directory(self.items)
+
+    @functools.cached_property
+    def arrays(self) -> dict[DiskPath, zarr.Array]:
+        """The metadata of all arrays."""
+        found: dict[DiskPath, zarr.Array] = {}
+        wanted = []
+        for path, entry in self.told.entries.items():
+            if entry.hole is not None:
+                continue
+            if entry.kind == "string":
+                raise errors.CheckpointError(
+                    f"{self.url}: {spell(path)}: expected an array, got a string; "
+                    "a training state holds arrays and scalars only"
+                )
+            if not self.told.ocdbt:
+                files.check_name(orbax_tree.name_of(path), self.url)
+            wanted.append(path)
+        file = zarr.METADATA[self.told.zarr]
+        for path, data in self._metadata_of(wanted, file):
+            if data is None:
+                raise errors.CheckpointError(
+                    f"{self._where(path)}: missing: the tree's metadata list it, but its "
+                    f"{file} is not there; the checkpoint is damaged or half-written"
+                )
+            found[path] = zarr.parse(self.told.zarr, data, self._where(path))
+        return found
+
+    def _metadata_of(
+        self, wanted: list[DiskPath], file: str
+    ) -> Iterator[tuple[DiskPath, bytes | None]]:
+        """The metadata of arrays, unread: out of the index where they are in it."""
+        inline = self.index.inline if self.told.ocdbt else {}
+        for start in range(0, len(wanted), _BATCH):
+            group = wanted[start : start + _BATCH]
+            names = [f"{orbax_tree.name_of(path)}/{file}" for path in group]
+            futures = {name: self.store.read(name) for name in names if name not in inline}
+            for path, name in zip(group, names, strict=True):
+                if name in inline:
+                    yield path, inline[name]
+                    continue
+                with self._reading(path):
+                    result = futures[name].result()
+                yield path, result.value if result.state == "value" else None
+
+    @functools.cached_property
+    def index(self) -> ocdbt.Index:
+        """What the database refers to; of an OCDBT tree only."""
+        return ocdbt.index(self.items)
+
+    @functools.cached_property
+    def held(self) -> Container[str]:
+        """The names of all values that are stored."""
+        return self.index.values if self.told.ocdbt else frozenset(self._files.names(""))
+
+    def tree(self) -> dict[DiskPath, Leaf | Hole]:
+        """All leaves and holes with shapes and types."""
+        return self._tree
+
+    @functools.cached_property
+    def _tree(self) -> dict[DiskPath, Leaf | Hole]:
+        arrays = self.arrays
+        found: dict[DiskPath, Leaf | Hole] = {}
+        for path, entry in self.told.entries.items():
+            found[path] = entry.hole or self._leaf(path, entry, arrays[path])
+        return found
+
+    def _leaf(self, path: DiskPath, entry: orbax_tree.Entry, array: zarr.Array) -> Leaf:
+        size = zarr.nbytes(array.shape, array.dtype)
+        if entry.key_impl is None:
+            return Leaf(array.shape, array.dtype, size)
+        words = orbax_tree.KEY_WORDS.get(entry.key_impl)
+        if words is None or array.shape[-1:] != (words,) or array.dtype != "uint32":
+            raise errors.CheckpointError(
+                f"{self._where(path)}: expected random keys of JAX's own kinds "
+                f"({', '.join(orbax_tree.KEY_WORDS)}), got {entry.key_impl} as "
+                f"{array.dtype}{list(array.shape)}"
+            )
+        return Leaf(array.shape[:-1], f"key<{entry.key_impl}>", size)
+
+    def metadata(self) -> dict[str, Any]:
+        """The custom metadata of the step."""
+        for directory in (self.step_dir, self.items):
+            if directory is not None:
+                data = files.Files(directory).read(places.STEP_METADATA)
+                if data is not None:
+                    where = kv.join(directory, places.STEP_METADATA)
+                    return dict(orbax_tree.load_json(data, where).get("custom_metadata") or {})
+        return {}
+
+    def rank(self, path: DiskPath) -> int:
+        """The number of logical axes, without the words of random keys."""
+        entry = self.told.entries[path]
+        return len(self.arrays[path].shape) - (entry.key_impl is not None)
+
+    def grid(self, path: DiskPath) -> Grid:
+        """How a leaf is cut into chunks."""
+        array, rank = self.arrays[path], self.rank(path)
+        bounded = [min(c, max(1, s)) for c, s in zip(array.inner, array.shape, strict=True)]
+        return Grid(
+            array.shape[:rank],
+            array.inner[:rank],
+            array.stored[:rank],
+            array.codec,
+            math.prod(bounded) * zarr.itemsize(array.dtype),
+        )
+
+    def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
+        """One box of a leaf, or all of it."""
+        box = transfers.whole(self._logical(path)) if box is None else box
+        opened = self._opened(path)
+        index = tuple(slice(start, stop) for start, stop in box)
+        try:
+            return opened[index].read().result()
+        except Exception as error:
+            raise self._damaged(path, box, error) from error
+
+    def _logical(self, path: DiskPath) -> Leaf:
+        leaf = self.tree()[path]
+        assert isinstance(leaf, Leaf)
+        return leaf
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019  (a storage lives as long as its conversion)
+    def _opened(self, path: DiskPath) -> Any:
+        with self._reading(path):
+            return open_array(
+                self.store,
+                orbax_tree.name_of(path),
+                self.arrays[path],
+                fill_missing_data_reads=not self.told.stored_fill,
+            )
+
+    def _damaged(self, path: DiskPath, box: Box, error: Exception) -> errors.CheckpointError:
+        """Finds the chunk that cannot be read."""
+        grid, opened = self.grid(path), self._opened(path)
+        for part in grid.boxes(box):
+            try:
+                opened[tuple(slice(start, stop) for start, stop in part)].read().result()
+            except Exception as cause:
+                index = tuple(
+                    start // size for (start, _), size in zip(part, grid.chunk, strict=True)
+                )
+                return errors.CheckpointError(
+                    f"{self._where(path)}: chunk {list(index)} of {self._logical(path)} is damaged "
+                    f"or missing: {_short(cause)}; take another step or another copy"
+                )
+        return errors.CheckpointError(f"{self._where(path)}: cannot be read: {_short(error)}")
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of all files of the step."""
+        told = hashlib.sha256()
+        for directory in dict.fromkeys((self.step_dir or self.items, self.items)):
+            for line in files.Files(directory).stats():
+                told.update(line.encode())
+        return told.hexdigest()
+
+    def _where(self, path: DiskPath) -> str:
+        return f"{self.url}: {spell(path)}"
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return orbax_tree.load_json(self._files.read(name) or b"", kv.join(self.items, name))
+
+    def _reading(self, path: DiskPath | None = None) -> files.reading:
+        return files.reading(self.url if path is None else self._where(path))
+
+
+def open_array(store: Any, name: str, array: zarr.Array, **options: Any) -> Any:
+    """Opens an array whose metadata are known, without reading them again."""
+    import tensorstore as ts
+
+    driver = {"driver": f"zarr{array.version}" if array.version == 3 else "zarr"}
+    spec = {**driver, "metadata": array.document, **options}
+    return ts.open(
+        spec,
+        kvstore=store / f"{name}/",
+        context=kv.context(),
+        open=True,
+        assume_metadata=True,
+        recheck_cached_data=False,
+    ).result()
+
+
+def locate(path: str, step: int | None = None) -> Orbax:
+    """Finds an Orbax checkpoint: a directory of steps, one step, or its items.
+
+    Raises:
+        CheckpointError: there is nothing, nothing whole, or nothing readable there.
+    """
+    if kv.is_url(path):
+        return _locate_remote(path.rstrip("/"), step)
+    found = places.locate(path, step)
+    step_dir = None if found.step_dir is None else str(found.step_dir)
+    return Orbax(str(found.items), step_dir=step_dir, step=found.step)
+
+
+def _locate_remote(url: str, step: int | None) -> Orbax:
+    names = files.Files(url).names("")
+    trees = [name for name in names if name.rpartition("/")[2] == orbax_tree.TREE]
+    roots = {name.rpartition("/")[0] for name in trees}
+    last = url.rpartition("/")[2]
+    if "" in roots:
+        return Orbax(url, step_dir=None, step=int(last) if last.isdigit() else None)
+    for item in ("items", *sorted(root for root in roots if "/" not in root)):
+        if item in roots and not item.isdigit():
+            return Orbax(f"{url}/{item}", step_dir=url, step=int(last) if last.isdigit() else None)
+    steps: dict[int, str] = {}
+    for root in sorted(roots):
+        first, _, item = root.partition("/")
+        marked = f"{first}/{places.MARKER}" in names
+        if first.isdigit() and marked and "/" not in item:
+            steps.setdefault(int(first), item)
+    if not steps or (step is not None and step not in steps):
+        held = f"complete steps: {sorted(steps)}" if steps else "there is no complete step"
+        raise errors.CheckpointError(
+            f"{url}: expected a checkpoint{'' if step is None else f' of step {step}'}; {held} "
+            f"(a step is complete when {places.MARKER} is in it)"
+        )
+    number = max(steps) if step is None else step
+    above = f"{url}/{number}"
+    items = f"{above}/{steps[number]}" if steps[number] else above
+    return Orbax(items, step_dir=above, step=number)
+
+
+def local(storage: Any) -> Path | None:
+    """The directory of an Orbax tree on a local disk; None of any other storage."""
+    if isinstance(storage, Orbax) and not kv.is_url(storage.items):
+        return Path(storage.items)
+    return None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,327 @@
+"""`maxmig ckpt convert`: writes a checkpoint in another layout, losing nothing."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from maxmig import errors
+from maxmig.cli import console
+from maxmig.cli.ckpt import common
+from maxmig.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from maxmig.converters import convert
+    from maxmig.converters.engine import plan as engine_plan
+    from maxmig.converters.engine.options import Options
+
+_VERIFY = ("full", "deep", "sample", "none")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help=common.PATH_HELP)
+    parser.add_argument(
+        "destination",
+        metavar="DST",
+        help="the directory of steps to make, local or gs://, s3://; a name that ends in .msgpack "
+        "or .safetensors makes one file",
+    )
+    parser.add_argument(
+        "--to",
+        metavar="LAYOUT",
+        help="layout of the result: linen, nnx (the counterpart in SRC's family), or any by name",
+    )
+    parser.add_argument(
+        "--from", dest="layout", metavar="LAYOUT", help="layout of SRC (default: found out)"
+    )
+    common.add_step(parser)
+    parser.add_argument(
+        "--scan",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="stack the layers, or take them apart (default: as in SRC)",
+    )
+    parser.add_argument("--scan-axis", type=int, choices=(0, 1), help="layer axis of the result")
+    parser.add_argument(
+        "--from-scan-axis",
+        type=int,
+        choices=(0, 1),
+        help="layer axis of SRC, where neither metadata nor shapes tell it",
+    )
+    _mapping_arguments(parser)
+    parser.add_argument(
+        "--params-only", action="store_true", help="leave the optimizer and step out"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan, read and write no array"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a conversion that was stopped or killed"
+    )
+    _engine_arguments(parser)
+
+
+def _mapping_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--map", metavar="FILE", help="a mapping file (see `maxmig ckpt map`)")
+    parser.add_argument(
+        "--dtype",
+        metavar="TYPE",
+        help="type of the parameters, such as bfloat16; moments keep theirs unless told: "
+        "params=bfloat16,opt_state=float32",
+    )
+    parser.add_argument(
+        "--random",
+        choices=("derive", "keep", "drop"),
+        default="derive",
+        help="random state: kept where it has a place, else derived from (seed, path, step) when "
+        "it is needed (default); refuse to leave any out; leave all out",
+    )
+    parser.add_argument("--seed", type=common.count, metavar="N", help="what it is derived from")
+    parser.add_argument(
+        "--optimizer",
+        metavar="MODULE:NAME",
+        help="the optax optimizer, or a function that makes it, where SRC does not tell all",
+    )
+
+
+def _engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-memory",
+        type=common.memory,
+        metavar="SIZE",
+        default=4 << 30,
+        help="memory that the process may take, such as 512MiB (default 4GiB)",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=_VERIFY,
+        default="full",
+        help="full: compare all that was moved, prove all references (default); deep: also decode "
+        "what is shared by reference; sample: some of it; none",
+    )
+    parser.add_argument(
+        "--copy", action="store_true", help="share no data file with SRC by hard links"
+    )
+    parser.add_argument(
+        "--ocdbt",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="one database, or a directory for each array (default: as in SRC)",
+    )
+    parser.add_argument(
+        "--zarr", type=int, choices=(2, 3), help="Zarr version of the result (default: as in SRC)"
+    )
+    parser.add_argument(
+        "--chunk",
+        type=common.memory,
+        metavar="SIZE",
+        default=64 << 20,
+        help="largest chunk that is written anew (default 64MiB)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=_processes,
+        metavar="N",
+        default=1,
+        help="share the work among N processes of this machine",
+    )
+
+
+def _processes(text: str) -> int:
+    count = common.count(text)
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError(f"expected 1 to 256 processes, got {text}")
+    return count
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.scan is False and args.scan_axis is not None:
+        raise errors.ConfigError(
+            "--no-scan and --scan-axis contradict: layers that are apart have no layer axis; "
+            "drop one (the axis of SRC is --from-scan-axis)"
+        )
+    if args.processes > 1 and not args.dry_run and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+        from maxmig.converters.engine import launch
+
+        command = [sys.executable, "-m", "maxmig.cli.main", *words(args)]
+        code, told = launch.launch(args.processes, command, capture=args.json)
+        if "{" in told:  # below Python, Gloo writes lines of its own to stdout
+            console.emit_json(json.JSONDecoder().raw_decode(told, told.index("{"))[0])
+        return code
+    from maxmig.converters import checkpoint, convert
+    from maxmig.converters.mapping import files
+
+    document = files.read(args.map) if args.map else None
+    hints = document.hints if document else None
+    source = checkpoint.read(args.source, step=args.step, layout=args.layout, hints=hints)
+    todo = convert.plan(
+        source,
+        args.to,
+        scan=args.scan,
+        scan_axis=args.scan_axis,
+        from_scan_axis=args.from_scan_axis,
+        params_only=args.params_only,
+        map_file=document,
+        dtype=args.dtype,
+        random=args.random,
+        seed=args.seed,
+        optimizer=args.optimizer,
+        container=_container(args.destination),
+    )
+    prepared = convert.prepare(todo, args.destination, _options(args))
+    _show(todo, prepared)
+    made, checked = None, None
+    if not args.dry_run:
+        made, checked = _convert(args, todo, prepared)
+    elif not args.overwrite and os.path.lexists(args.destination):
+        console.out(f"note       {args.destination} exists already: --overwrite would be needed")
+    if args.json:
+        console.emit_json(_document(args, todo, prepared, made, checked))
+    told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
+    if made is None:
+        console.out(f"dry run    nothing written; would be {told}")
+    else:
+        console.out(f"verified   {checked}")
+        console.out(f"written    {made}: {told}")
+    return 0
+
+
+def _container(destination: str) -> str:
+    """What holds the result: its name tells."""
+    for suffix in ("safetensors", "msgpack"):
+        if destination.endswith(f".{suffix}"):
+            return suffix
+    return "orbax"
+
+
+def _options(args: argparse.Namespace) -> "Options":
+    from maxmig.converters.engine.options import Options
+
+    return Options(
+        max_memory=args.max_memory,
+        verify=args.verify,
+        link=not args.copy,
+        ocdbt=args.ocdbt,
+        zarr=args.zarr,
+        chunk=args.chunk,
+    )
+
+
+def _convert(
+    args: argparse.Namespace, todo: "convert.Plan", prepared: "engine_plan.Plan"
+) -> tuple[str, str]:
+    from maxmig.converters import convert
+
+    total = sum(row["bytes"] for row in prepared.rows())
+    with console.progress("convert", total=total) as bar:
+        try:
+            done = convert.carry_out(
+                todo,
+                prepared,
+                args.destination,
+                overwrite=args.overwrite,
+                resume=args.resume,
+                progress=lambda nbytes: bar.advance(bar.task_ids[0], nbytes),
+            )
+        except errors.Interrupted as stopped:
+            command = shlex.join(["maxmig", *words(args, resume=True)])
+            raise errors.Interrupted(f"{stopped}:\n  {command}") from stopped
+    if done.resumed:
+        console.out(f"resumed    {done.resumed} pieces were done already")
+    return done.directory, str(done.checked)
+
+
+def words(args: argparse.Namespace, *, resume: bool = False) -> list[str]:
+    """The command line of these arguments, after `maxmig`."""
+    found = ["ckpt", "convert", args.source, args.destination]
+    for flag, value in (
+        ("--to", args.to),
+        ("--map", args.map),
+        ("--dtype", args.dtype),
+        ("--random", args.random if args.random != "derive" else None),
+        ("--seed", args.seed),
+        ("--optimizer", args.optimizer),
+        ("--from", args.layout),
+        ("--step", args.step),
+        ("--scan-axis", args.scan_axis),
+        ("--from-scan-axis", args.from_scan_axis),
+        ("--zarr", args.zarr),
+        ("--max-memory", args.max_memory if args.max_memory != 4 << 30 else None),
+        ("--chunk", args.chunk if args.chunk != 64 << 20 else None),
+        ("--verify", args.verify if args.verify != "full" else None),
+        ("--processes", args.processes if resume and args.processes > 1 else None),
+    ):
+        found += [] if value is None else [flag, str(value)]
+    for name, choice in (("scan", args.scan), ("ocdbt", args.ocdbt)):
+        found += [] if choice is None else [f"--{name}" if choice else f"--no-{name}"]
+    for flag in ("params_only", "overwrite", "copy"):
+        found += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
+    found += ["--resume"] if resume or args.resume else []
+    found += ["--json"] if args.json else []
+    return found
+
+
+def _show(todo: "convert.Plan", prepared: "engine_plan.Plan") -> None:
+    source = todo.source
+    total = sum(leaf.nbytes for leaf in source.leaves.values())
+    told = f"{len(source.leaves)} arrays, {common.size(total)}"
+    console.out(f"source     {source.place}: {told}, layout {source.layout.name}")
+    rows = [
+        (row["side"], row["what"], row["leaves"], common.size(row["bytes"]))
+        for row in todo.accounting.rows()
+    ]
+    console.out(
+        console.table(("side", "fate or origin", "arrays", "size"), rows, right=("arrays", "size"))
+    )
+    ways = [
+        (row["route"], row["arrays"], common.size(row["bytes"]), row["why"])
+        for row in prepared.rows()
+    ]
+    console.out(console.table(("route", "arrays", "size", "why"), ways, right=("arrays", "size")))
+    for note in (*todo.notes, *prepared.notes):
+        console.out(f"note       {note}")
+    console.out(
+        f"preflight  memory floor {common.size(prepared.floor)} of "
+        f"{common.size(prepared.options.max_memory)}, {common.size(prepared.disk)} written anew, "
+        f"about {prepared.seconds:.1f} s"
+    )
+
+
+def _document(
+    args: argparse.Namespace,
+    todo: "convert.Plan",
+    prepared: "engine_plan.Plan",
+    made: str | None,
+    checked: str | None,
+) -> dict[str, Any]:
+    return {
+        "source": str(todo.source.place),
+        "from": todo.source.layout.name,
+        "to": todo.layout.name,
+        "dry_run": args.dry_run,
+        "step_directory": made,
+        "arrays": len(todo.leaves),
+        "bytes": todo.nbytes,
+        "accounting": todo.accounting.rows(),
+        "routes": prepared.rows(),
+        "memory_floor": prepared.floor,
+        "disk": prepared.disk,
+        "seconds": prepared.seconds,
+        "verified": checked,
+        "notes": (*todo.notes, *prepared.notes),
+    }
+
+
+VERB = Verb(
+    name="convert",
+    help="write a checkpoint in another layout or scan layout, losing nothing",
+    examples=(
+        "maxmig ckpt convert maxmig_output/demo/checkpoints /tmp/nnx --to nnx --dry-run",
+        "maxmig ckpt convert maxmig_output/demo/checkpoints /tmp/apart --to linen --no-scan",
+    ),
+    add_arguments=_arguments,
+    run=_run,
+)

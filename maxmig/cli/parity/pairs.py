@@ -1,0 +1,90 @@
+"""`maxmig parity run --pair PKG.MODULE:FUNCTION`: two modules of a user's own."""
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING
+
+from maxmig import errors
+from maxmig.cli import common, console
+
+if TYPE_CHECKING:
+    from maxmig.parity import Report
+
+# Options of `parity run` that speak of rungs, checkpoints and batches of the framework.
+_ONLY_WITH_CONFIG = {
+    "--control": "linen",
+    "--candidate": "nnx",
+    "--checkpoint": None,
+    "--dtype": None,
+    "--tokens": None,
+    "--noise": None,
+    "--only": None,
+    "--ladder": False,
+    "--allow-same": False,
+    "--gate-performance": None,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--pair`, `--mapping` and `--save-mapping`."""
+    parser.add_argument(
+        "--pair",
+        metavar="PKG.MODULE:FUNCTION",
+        help="compare your own modules in place of CONFIG: a function that takes nothing and "
+        "returns (linen_module, nnx_module, inputs)",
+    )
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="with --pair: where each weight goes (default: traced)"
+    )
+    parser.add_argument(
+        "--save-mapping", metavar="FILE", help="with --pair: write the mapping, to edit and reuse"
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        ConfigError: neither CONFIG nor --pair is given, or both, or options of the other.
+    """
+    if not args.pair:
+        for option in ("mapping", "save_mapping"):
+            if getattr(args, option):
+                raise errors.ConfigError(f"--{option.replace('_', '-')} goes with --pair")
+        if args.config is None:
+            raise errors.ConfigError(
+                "expected CONFIG, a YAML file or a built-in configuration such as demo, or "
+                "--pair pkg.module:function for two modules of your own"
+            )
+        return
+    if args.config is not None:
+        raise errors.ConfigError(f"expected CONFIG or --pair, got both: {args.config}, {args.pair}")
+    for option, default in _ONLY_WITH_CONFIG.items():
+        if getattr(args, option[2:].replace("-", "_"), default) != default:
+            raise errors.ConfigError(f"{option} goes with CONFIG, not with --pair")
+
+
+def compare(args: argparse.Namespace) -> "Report":
+    """Compares the pair that `--pair` names.
+
+    Raises:
+        ConfigError, DataError: the pair, its inputs or the mapping cannot be used.
+    """
+    common.setup_devices(args.simulate_devices)
+    from maxmig.parity import levels, pairs
+
+    return pairs.run(
+        args.pair,
+        levels=levels.parse(args.level),
+        mapping=args.mapping,
+        save_mapping=args.save_mapping,
+        command=_command(args),
+        note=console.note,
+    )
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["maxmig", "parity", "run", "--pair", args.pair, "--level", args.level]
+    if args.mapping:
+        words += ["--mapping", args.mapping]
+    return shlex.join(words)

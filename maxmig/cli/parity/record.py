@@ -1,0 +1,72 @@
+"""`maxmig parity record`: saves what one rung computes, to be compared later or elsewhere."""
+
+import argparse
+import shlex
+
+from maxmig.cli import common, console
+from maxmig.cli.parity.common import RUNGS, count
+from maxmig.cli.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_config_arguments(parser)
+    parser.add_argument("--stage", choices=RUNGS, default="linen", help="which rung (linen)")
+    parser.add_argument("--checkpoint", metavar="DIR", help="the weights (default: from the seed)")
+    parser.add_argument("--steps", type=count, default=5, metavar="N", help="optimizer steps (5)")
+    parser.add_argument(
+        "--tokens", type=common.positive, metavar="N", help="one more batch of rows of N tokens"
+    )
+    parser.add_argument(
+        "--output", "-o", metavar="DIR", required=True, help="an empty folder for the recording"
+    )
+    parser.add_argument(
+        "--max-size",
+        type=common.positive,
+        default=256,
+        metavar="MIB",
+        help="of all arrays; what does not fit is hashed and sampled (default: 256)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Records, and says what is in it."""
+    cfg = common.load_config(args)
+    from maxmig.parity import record
+
+    words = ["maxmig", "parity", "record", args.config, "--stage", args.stage]
+    words += ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    words += ["--steps", str(args.steps)]
+    words += ["--tokens", str(args.tokens)] if args.tokens else []
+    manifest = record.run(
+        cfg,
+        args.output,
+        stage=args.stage,
+        checkpoint=args.checkpoint,
+        steps=args.steps,
+        tokens=args.tokens,
+        max_bytes=args.max_size * record.MEBIBYTE,
+        command=shlex.join([*words, *args.overrides]),
+        note=console.note,
+    )
+    if args.json:
+        console.emit_json(manifest | {"folder": args.output})
+        return 0
+    arrays = manifest["arrays"]
+    whole = sum(entry["whole"] for entry in arrays)
+    mebibytes = manifest["bytes"] / record.MEBIBYTE
+    console.out(f"{manifest['side']['proved']}: {len(arrays):,} arrays, {whole:,} of them whole")
+    console.out(f"{mebibytes:,.1f} MiB in {args.output}")
+    console.note(f"compare: maxmig parity compare {args.output} --candidate nnx")
+    return 0
+
+
+VERB = Verb(
+    name="record",
+    help="save what one rung computes, to compare it later or on another machine",
+    examples=(
+        "maxmig parity record configs/tiny_llama2.yml -o maxmig_output/linen-recorded",
+        "maxmig parity record configs/tiny_gpt3.yml --stage nnx -o /tmp/nnx --max-size 64",
+    ),
+    add_arguments=_add_arguments,
+    run=run,
+)

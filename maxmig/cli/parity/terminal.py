@@ -1,0 +1,94 @@
+"""A parity report on the terminal: what ran, level by level, and where to look first."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from maxmig.cli import console
+
+if TYPE_CHECKING:
+    from maxmig.parity import Report
+    from maxmig.parity.results import Check
+
+_WIDTH = 13
+
+
+def show(report: "Report") -> None:
+    """Prints it; the verdict is the last line."""
+    for name, text in _subject(report):
+        console.out(f"{name:<{_WIDTH}} {text}")
+    if report.checks:
+        rows = [_row(check) for check in report.checks]
+        if report.performance is not None:
+            rows.append(_row(report.performance))
+        console.out(console.table(("level", "check", "verdict", "found"), rows))
+    for name, text in _remarks(report):
+        console.out(f"{name:<{_WIDTH}} {text}")
+    verdict = report.verdict.value
+    console.out(console.status(verdict), report.summary)
+
+
+def _subject(report: "Report") -> Iterator[tuple[str, str]]:
+    for name, side in (("control", report.control), ("candidate", report.candidate)):
+        modules = ", ".join(side.modules)
+        yield name, f"{side.proved:<16} proved from {side.state}; {modules}"
+    s = report.subject
+    yield "model", f"{s.model}, {s.parameters:,} parameters; {s.dtypes['dtype']}, {s.devices}"
+    if report.origin:
+        o = report.origin
+        hashed = f", sha256 {report.checkpoint_hash[:12]}" if report.checkpoint_hash else ""
+        yield "weights", f"{o.source}, step {o.step}, optimizer state {o.optimizer}{hashed}"
+    for i in report.inputs:
+        shape = f"{i.rows} x {i.length}, {i.segments} segments, {i.padding} padding"
+        yield f"{i.name} batch", f"{shape}; {i.source}"
+    yield "policy", report.policy.text
+
+
+def _row(check: "Check") -> tuple[Any, ...]:
+    from maxmig.parity.report import describe, needs
+    from maxmig.parity.results import Verdict
+
+    verdict: Any = console.status(check.verdict.value) if check.gates else "reported"
+    if check.concluded is not None:
+        return check.code, check.name, verdict, check.told or check.reason
+    amount = f"{check.arrays:,} arrays, {check.elements:,} numbers: "
+    if check.verdict is Verdict.FAIL:
+        return check.code, check.name, verdict, describe(check)
+    if check.verdict is Verdict.INCONCLUSIVE:
+        return check.code, check.name, verdict, check.reason
+    remark = f"; {check.told}" if check.told else ""
+    return check.code, check.name, verdict, amount + needs(check) + _error(check) + remark
+
+
+def _error(check: "Check") -> str:
+    """The control's own error against float64, where that is known."""
+    errors = [m.truth.control for m in check.measurements if m.truth]
+    return f"; each at most {max(errors):.1e} from float64" if errors else ""
+
+
+def _remarks(report: "Report") -> Iterator[tuple[str, str]]:
+    c = report.coverage
+    if c.parameters:
+        longest = max((i.length for i in report.inputs), default=0)
+        yield "coverage", f"{c.gradients}/{c.parameters} gradients; longest row {longest} tokens"
+    listed = (
+        ("zero gradients on both sides", c.zero_gradients),
+        ("zero outputs on both sides", c.zero_outputs),
+        ("parameters that no step moved", c.unmoved),
+        ("not run", c.skipped),
+        ("constants that got seeded noise", report.origin.nudged if report.origin else ()),
+    )
+    for title, paths in listed:
+        if paths:
+            yield "", f"{title} ({len(paths)}): {', '.join(paths)}"
+    for note in report.notes:
+        yield "note", note
+    first = report.divergence
+    if first is not None:
+        yield "first", f"{first.path or 'unnamed'}: {', '.join(first.differences)}"
+        yield "", f"control   {first.control or 'has nothing like it'}"
+        yield "", f"candidate {first.candidate or 'has nothing like it'}"
+    if report.first_failure or len(report.reasons) > 1:
+        for reason in report.reasons:
+            yield "difference", reason
+    for code in report.codes[:3]:
+        yield "see", f"maxmig parity explain {code}"

@@ -1,0 +1,368 @@
+"""The checks of a pair: mapping, proof, float64, real arrays."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from maxmig import errors
+from maxmig.parity import measure, shadow
+from maxmig.parity import static as proving
+from maxmig.parity.pairs import arguments, known, streams
+from maxmig.parity.pairs.compute import GRADIENTS, NAMES, OUTPUTS, STEP, Computation
+from maxmig.parity.pairs.confirm import CONFIRMED, Confirmed
+from maxmig.parity.pairs.linen_side import LinenSide
+from maxmig.parity.pairs.nnx_side import NnxSide
+from maxmig.parity.policy import Policy
+from maxmig.parity.results import START, Check, Measurement, Verdict
+
+Flat = dict[str, Any]
+
+TITLES = {
+    "outputs": "outputs of a call",
+    "state": "state after a call: statistics, counters, caches",
+    "loss": "the loss",
+    "gradients": "gradient of every parameter",
+    "params": "every parameter after the optimizer steps",
+}
+LIMITS = {"bfloat16": 5e-2, "float16": 6e-3, "float32": 2e-5}
+
+# A constant that was rounded to float32 before it was used (a scale, an epsilon) leaves this much.
+_CONSTANTS = 1e-6
+
+
+def mapping(linen: LinenSide, nnx: NnxSide, found: Confirmed) -> Check:
+    """Whether every leaf has exactly one counterpart, and moves the outputs as that does."""
+    m = found.mapping
+    problems = dict(m.dropped) | dict(m.extra)
+    targets = {path: entry.target for entry in m.entries for path in entry.sources}
+    for entry in m.entries:
+        trained = [p for p in entry.sources if p in linen.params]
+        if trained and entry.target not in nnx.params:
+            problems[entry.target] = (
+                f"{trained[0]} is trained, but this is no nnx.Param: the optimizer will not see it"
+            )
+    hint = f"; exchanged weights? {found.hint}" if found.hint else ""
+    given = {path for e in m.entries if e.how == "given" for path in e.sources}
+    # A layer that computes something else moves its outputs otherwise too: that is no matter of
+    # the mapping, unless there was a choice.
+    blamed = [path for path in found.apart if found.hint or path in given]
+    for path in blamed:
+        problems.setdefault(
+            path,
+            f"moving it and {targets[path]} alike moves the outputs of the two sides in different "
+            f"ways: they are not the same weight, or not used alike{hint}",
+        )
+    paths = dict.fromkeys([*problems, *linen.variables])
+    measurements = tuple(
+        Measurement(
+            START, path, elements=1, differing=path in problems, problem=problems.get(path, "")
+        )
+        for path in paths
+    )
+    return Check(
+        "mapping",
+        "where each weight goes",
+        measurements,
+        may_be_zero=True,
+        level="settings",
+        concluded=None if measurements else Verdict.PASS,
+        told=_told(found) if measurements else "no weights on either side",
+        doubt=_doubt(found) if not problems else "",
+    )
+
+
+def _doubt(found: Confirmed) -> str:
+    if not found.apart:
+        return ""
+    return (
+        f"not confirmed: moving {found.apart[0]}{_more(found.apart, 1)} moves the outputs of the "
+        "two sides in different ways"
+    )
+
+
+def _told(found: Confirmed) -> str:
+    confirmed = sum(told == CONFIRMED for told in found.leaves.values())
+    told = [
+        f"{len(found.mapping.entries)} NNX leaves mapped; of {len(found.leaves)} Linen leaves that "
+        f"were moved on both sides {confirmed} moved the outputs alike"
+    ]
+    if found.mapping.ambiguous:
+        told.append(f"{len(found.mapping.ambiguous)} ambiguous groups")
+    if found.still:
+        told.append(f"without effect: {', '.join(found.still[:4])}{_more(found.still, 4)}")
+    return "; ".join(told)
+
+
+def names(computations: Sequence[Computation]) -> tuple[str, ...]:
+    """What can be computed: no gradients without floats, no steps without an optimizer."""
+    first = computations[0]
+    found = [OUTPUTS]
+    floats = _floats(first)
+    if first.linen.params and (floats or first.pair.loss is not None):
+        found.append(GRADIENTS)
+        if first.pair.optimizer is not None:
+            found.append(STEP)
+    return tuple(found)
+
+
+def skipped(computations: Sequence[Computation], made: Sequence[str]) -> tuple[str, ...]:
+    """What was not compared, and why."""
+    first = computations[0]
+    found = []
+    if GRADIENTS not in made:
+        why = "no output is a float" if first.linen.params else "the control has no parameters"
+        found.append(f"gradients: {why}")
+    if STEP not in made:
+        found.append("optimizer steps: the pair has no optimizer; return Pair(optimizer=...)")
+    return tuple(found)
+
+
+def first_nan(side: LinenSide, mode: str) -> str:
+    """The control's first layer whose result has NaN though its arguments have none; or empty."""
+    given = arguments.arrays(side.call, mode)
+    first: list[str] = []
+
+    def look(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        result = function(*args, **kwargs)
+        if not first and _has_nan(result) and not _has_nan((args, kwargs)):
+            module = context.module
+            first.append("/".join(module.path) or type(module).__name__)
+        return result
+
+    args, kwargs = given.put(dict(given.values))
+    with streams.shared(), nn.intercept_methods(look):  # maxmig: ignore[no-nnx-twin]
+        flat = {path: jnp.asarray(leaf) for path, leaf in side.variables.items()}
+        side.run(flat, args, kwargs, mode)
+    return f"NaN in the control first appears in {first[0]}" if first else ""
+
+
+def _has_nan(tree: Any) -> bool:
+    return any(
+        isinstance(leaf, jax.Array)
+        and not isinstance(leaf, jax.core.Tracer)
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
+        and bool(np.isnan(np.asarray(leaf, np.float64)).any())
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def restless(computations: Sequence[Computation]) -> str:
+    """Why a side is not deterministic, by its source; empty if both are."""
+    for place, name in ((0, "control"), (1, "candidate")):
+        for c in computations:
+            first, second = c.program(OUTPUTS, place), c.traced(OUTPUTS, place)
+            proof = proving.prove(first, second)
+            if proof.different:
+                where = f": first at {proof.first}" if proof.first else ""
+                return (
+                    f"the {name} is not deterministic: traced twice, it is two programs "
+                    f"({', '.join(proof.different[:3])}){where}; take randomness from a seed, or "
+                    "from a Flax stream"
+                )
+            run = c.compiled(OUTPUTS, place)
+            ran = [run(), run()]
+            for path in ran[0]:
+                a, b = (_host(r[path]) for r in ran)
+                if a.tobytes() != b.tobytes():
+                    return f"the {name} is not deterministic: {path} differs between two runs"
+    return ""
+
+
+def static(computations: Sequence[Computation], made: Sequence[str]) -> list[Check]:
+    """L0: which outputs are proved, and where the rest goes different ways."""
+    found = []
+    for c in computations:
+        for name in _of_mode(c, computations, made):
+            began = time.monotonic()
+            proof = proving.prove(c.program(name, 0), c.program(name, 1))
+            missing = bool(proof.missing)
+            verdict = Verdict.PASS if proof else Verdict.INCONCLUSIVE
+            found.append(
+                Check(
+                    f"{name} ({c.mode})",
+                    f"{name} as a program",
+                    level="static",
+                    concluded=Verdict.FAIL if missing else verdict,
+                    told=proof.summary,
+                    details=proof,
+                    seconds=time.monotonic() - began,
+                )
+            )
+    return found
+
+
+def semantic(computations: Sequence[Computation], made: Sequence[str]) -> list[Check]:
+    """L1: both programs in float64."""
+    found = []
+    for c in computations:
+        for name in _of_mode(c, computations, made):
+            began = time.monotonic()
+            result = shadow.compare(c.program(name, 0), c.program(name, 1), c.inputs)
+            verdict, told = result.verdict, result.summary
+            worst = max((e.relative for e in result.failures if not e.problem), default=0.0)
+            small = worst <= _CONSTANTS and not any(e.problem for e in result.failures)
+            if verdict is Verdict.FAIL and small and not result.missing:
+                first = [result.first.divergence] if result.first else []
+                explained = known.of_divergences(first)
+                verdict = Verdict.PASS if explained else Verdict.INCONCLUSIVE
+                told = f"equal up to the rounding of float32 constants: {told}"
+            found.append(
+                Check(
+                    f"{name} ({c.mode})",
+                    f"{name} in float64",
+                    level="semantic",
+                    concluded=verdict,
+                    told=told,
+                    details=result,
+                    seconds=time.monotonic() - began,
+                )
+            )
+    return found
+
+
+def native(computations: Sequence[Computation], made: Sequence[str], policy: Policy) -> list[Check]:
+    """L2: real arrays; what differs is held against the float64 truth."""
+    found: dict[str, list[Measurement]] = {}
+    for c in computations:
+        for name in _of_mode(c, computations, made):
+            control, candidate = (
+                {p: _host(x) for p, x in c.compiled(name, side)().items()} for side in (0, 1)
+            )
+            truth = _Truth(c, name)
+            for path, array in control.items():
+                check, rest = _check_of(path)
+                if path not in candidate:
+                    m = measure.missing(c.mode, rest, "the candidate does not have it", array.size)
+                else:
+                    m = _measure(c.mode, check, path, (array, candidate[path]), truth, policy)
+                found.setdefault(check, []).append(m)
+            for path in candidate.keys() - control.keys():
+                check, rest = _check_of(path)
+                size = candidate[path].size
+                text = "the control does not have it"
+                found.setdefault(check, []).append(measure.missing(c.mode, rest, text, size))
+    return [
+        Check(
+            name,
+            title,
+            tuple(found[name]),
+            policy.limit(name),
+            may_be_zero=name == "state",
+            doubt=(nan := _nan(found[name])),
+            concluded=Verdict.INCONCLUSIVE if nan and not _any(found[name]) else None,
+        )
+        for name, title in TITLES.items()
+        if name in found
+    ]
+
+
+class _Truth:
+    """The control's program in float64, evaluated when it is needed."""
+
+    def __init__(self, computation: Computation, name: str) -> None:
+        self._computation, self._name = computation, name
+        self._found: Flat | None = None
+
+    def __call__(self, path: str) -> np.ndarray | None:
+        if self._found is None:
+            c = self._computation
+            try:
+                self._found = dict(shadow.evaluate(c.program(self._name, 0), c.inputs))
+            except errors.InconclusiveError:
+                self._found = {}
+        return self._found.get(path)
+
+
+def _measure(
+    item: str,
+    check: str,
+    path: str,
+    arrays: tuple[np.ndarray, np.ndarray],
+    truth: _Truth,
+    policy: Policy,
+) -> Measurement:
+    control, candidate = arrays
+    rest = _check_of(path)[1]
+    both_nan = _not_finite_alike(control, candidate)
+    if both_nan:
+        m = measure.compare(item, rest, np.nan_to_num(control), np.nan_to_num(candidate))
+        return dataclasses.replace(m, elements=0 if both_nan == control.size else m.elements)
+    m = measure.compare(item, rest, control, candidate)
+    if m.exact or m.problem or not np.issubdtype(np.asarray(control).dtype, np.inexact):
+        if not m.exact and not m.problem and control.dtype.kind not in "fV":
+            return dataclasses.replace(m, problem="whole numbers differ")
+        if m.exact or m.problem:
+            return m
+    true = truth(path)
+    if true is None or true.shape != control.shape:
+        return m
+    factor, floor = policy.factor(check, m.elements), policy.floor(m.dtype, m.elements)
+    return measure.triangulate(m, control, candidate, true, factor=factor, floor=floor)
+
+
+def _not_finite_alike(control: np.ndarray, candidate: np.ndarray) -> int:
+    """How many numbers are not finite, if they are the same ones on both sides."""
+    if control.shape != candidate.shape or control.dtype != candidate.dtype:
+        return 0
+    try:
+        bad = ~np.isfinite(control), ~np.isfinite(candidate)
+    except TypeError:
+        return 0
+    if not bad[0].any() or (bad[0] != bad[1]).any():
+        return 0
+    same = np.asarray(control[bad[0]], np.float64), np.asarray(candidate[bad[1]], np.float64)
+    return int(bad[0].sum()) if np.array_equal(*same, equal_nan=True) else 0
+
+
+def _nan(measurements: Sequence[Measurement]) -> str:
+    """Why numbers that are not finite on both sides leave a doubt."""
+    empty = [m for m in measurements if not m.elements and not m.problem]
+    if not empty:
+        return ""
+    return (
+        f"{empty[0].path} ({empty[0].item}) is NaN or infinite throughout on both sides, so "
+        "nothing is compared there; give other inputs"
+    )
+
+
+def _any(measurements: Sequence[Measurement]) -> bool:
+    return any(m.elements or m.problem for m in measurements)
+
+
+def _check_of(path: str) -> tuple[str, str]:
+    """The check that an output belongs to, and its name there."""
+    head, _, rest = path.partition("/")
+    return (head, rest or path) if head in TITLES else ("outputs", path)
+
+
+def _of_mode(
+    c: Computation, computations: Sequence[Computation], made: Sequence[str]
+) -> tuple[str, ...]:
+    """Optimizer steps are made in the first mode only."""
+    first = c.mode == computations[0].mode
+    return tuple(name for name in NAMES if name in made and (first or name != STEP))
+
+
+def _floats(c: Computation) -> bool:
+    shapes = jax.eval_shape(c.functions(OUTPUTS)[0], c.inputs)
+    return any(
+        jnp.issubdtype(leaf.dtype, jnp.floating)
+        for name, leaf in shapes.items()
+        if name.startswith(OUTPUTS)
+    )
+
+
+def _host(leaf: Any) -> np.ndarray:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def _more(items: Sequence[str], shown: int) -> str:
+    return f", and {len(items) - shown} more" if len(items) > shown else ""

@@ -1,0 +1,284 @@
+"""Saves what one side computes, to be held against another machine, or another day.
+
+A recording is a folder: `manifest.json` names every array with its hash and its norm, `blobs/` has
+the bytes by hash, as many as the size allows. An array without its bytes is still compared: exactly
+by its hash, and by a sample where the hash differs.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maxmig import errors
+from maxmig.config import Config, Stage
+from maxmig.parity import attest, card, levels
+from maxmig.parity import inputs as batches
+from maxmig.parity.inputs import Inputs
+from maxmig.parity.observe import observe
+from maxmig.parity.request import Request
+from maxmig.parity.results import Input
+
+SCHEMA_VERSION = 1
+MANIFEST, CONFIG, BLOBS = "manifest.json", "config.yml", "blobs"
+MEBIBYTE = 2**20
+_SAMPLE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of a recording.
+
+    Attributes:
+        check, item, path: what it is, as everywhere in a report.
+        dtype, shape: of the array.
+        sha256: of its bytes.
+        norm: its L2 norm.
+        whole: whether all of its bytes are there; otherwise a sample of them is.
+        sample: hash of the sample's bytes; empty if the whole is there.
+    """
+
+    check: str
+    item: str
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    norm: float
+    whole: bool
+    sample: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What pairs it with another side's."""
+        return self.check, self.item, self.path
+
+
+def run(
+    cfg: Config,
+    folder: str | Path,
+    *,
+    stage: Stage | str = Stage.LINEN,
+    checkpoint: str | Path | None = None,
+    steps: int = 5,
+    tokens: int | None = None,
+    max_bytes: int = 256 * MEBIBYTE,
+    devices: Sequence[jax.Device] | None = None,
+    command: str = "",
+    note: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any]:
+    """Records everything that L2 compares of one rung.
+
+    Args:
+        cfg: the configuration; its flags are replaced by the rung's.
+        folder: where to; it must be new or empty.
+        stage: the rung.
+        checkpoint: the weights; None initialises once.
+        steps: optimizer steps.
+        tokens: length of a further, unbroken batch.
+        max_bytes: of all arrays together; what does not fit is hashed and sampled. Batches and
+            starting state come first, since nothing can be compared without them.
+        devices: all of this host by default.
+        command: what repeats it.
+        note: is told what is going on.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: the folder is not empty, cannot be written, or the batches and the starting state
+            alone are larger than `max_bytes`.
+    """
+    rung = Stage(stage)
+    request = Request(cfg, rung, rung, checkpoint, steps, tokens=tokens, devices=devices, note=note)
+    request.check()
+    store = _Writer(Path(folder), max_bytes)
+    runtime = request.runtimes()[0]
+    start = request.start(runtime)
+    given = batches.make(runtime.cfg, num_devices=runtime.devices, steps=steps, tokens=tokens)
+    note(f"{rung.value}: logits, hidden states, losses, gradients, {steps} steps")
+    for key, array in _given(start.state, given):
+        store.add(key, array, required=True)
+    for o in observe(runtime, start.state, given, request.wanted):
+        if o.check != "start":  # the state is there already
+            store.add(o.key, o.array)
+    (store.folder / CONFIG).write_text(runtime.cfg.dump(), encoding="utf-8")
+    side = attest.prove(runtime)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "maxmig.parity.recording",
+        "command": command,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config_digest": card.config_digest(cfg),
+        "side": dataclasses.asdict(side),
+        "origin": dataclasses.asdict(start.origin),
+        "inputs": [dataclasses.asdict(i) for i in given.described],
+        "steps": steps,
+        "versions": attest.environment(),
+        "bytes": store.size,
+        "arrays": [dataclasses.asdict(entry) for entry in store.entries],
+    }
+    manifest["seal"] = _seal(manifest)
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    (store.folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+class Recording:
+    """A recording that was read; arrays are loaded one by one, and their hashes are checked."""
+
+    def __init__(self, folder: str | Path):
+        """Reads the manifest.
+
+        Raises:
+            DataError: there is none, it is of another version, or was edited.
+        """
+        self.folder = Path(folder)
+        file = self.folder / MANIFEST
+        try:
+            self.manifest = json.loads(file.read_text(encoding="utf-8"))
+            genuine = self.manifest["seal"] == _seal(self.manifest)
+            version = self.manifest["schema_version"]
+            self.entries = {
+                entry.key: entry
+                for entry in (
+                    Entry(**row | {"shape": tuple(row["shape"])}) for row in self.manifest["arrays"]
+                )
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise errors.DataError(
+                f"{file}: expected a recording that `maxmig parity record` wrote, but: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise errors.DataError(
+                f"{file}: expected a recording of schema_version {SCHEMA_VERSION}, got {version}"
+            )
+        if not genuine:
+            raise errors.DataError(f"{file}: it was edited after it was made; record again")
+
+    def load(self, entry: Entry) -> np.ndarray:
+        """The whole array, or its sample as a vector.
+
+        Raises:
+            DataError: the bytes are not there, or not those that were recorded.
+        """
+        digest = entry.sha256 if entry.whole else entry.sample
+        file = self.folder / BLOBS / digest
+        try:
+            raw = file.read_bytes()
+        except OSError as error:
+            raise errors.DataError(
+                f"{file}: expected the bytes of {entry.path}: {error}"
+            ) from error
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise errors.DataError(f"{file}: the bytes of {entry.path} changed since the recording")
+        array = np.frombuffer(raw, np.dtype(_dtype(entry.dtype)))
+        return array.reshape(entry.shape) if entry.whole else array
+
+    def config(self) -> Config:
+        """The configuration, on the rung that was recorded."""
+        from maxmig import config
+
+        return config.load(self.folder / CONFIG)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The starting state."""
+        return {
+            path: self.load(e) for (check, _, path), e in self.entries.items() if check == STATE
+        }
+
+    def inputs(self) -> Inputs:
+        """The batches."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for (check, item, path), entry in self.entries.items():
+            if check == BATCH:
+                found.setdefault(item, {})[path] = np.array(self.load(entry))
+        training = tuple(found.pop(_TRAINING.format(i)) for i in range(self.manifest["steps"]))
+        described = tuple(Input(**row) for row in self.manifest["inputs"])
+        return Inputs(found, training, described)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The checks of L2 that were recorded."""
+        return levels.wanted((), self.manifest["steps"])
+
+
+STATE, BATCH, _TRAINING = "given state", "batch", "training {}"
+
+
+def _given(
+    state: Mapping[str, np.ndarray], given: Inputs
+) -> Iterable[tuple[tuple[str, str, str], np.ndarray]]:
+    for item, batch in given.batches.items():
+        yield from (((BATCH, item, key), array) for key, array in batch.items())
+    for number, batch in enumerate(given.training):
+        item = _TRAINING.format(number)
+        yield from (((BATCH, item, key), array) for key, array in batch.items())
+    yield from (((STATE, STATE, path), leaf) for path, leaf in state.items())
+
+
+class _Writer:
+    def __init__(self, folder: Path, max_bytes: int):
+        self.folder, self._max = folder, max_bytes
+        self.entries: list[Entry] = []
+        self.size = 0
+        self._written: set[str] = set()
+        try:
+            (folder / BLOBS).mkdir(parents=True, exist_ok=True)
+            if any((folder / BLOBS).iterdir()) or (folder / MANIFEST).exists():
+                raise errors.DataError(
+                    f"{folder}: expected an empty folder for the recording, but one is there; "
+                    "choose another with --output"
+                )
+        except OSError as error:
+            raise errors.DataError(f"{folder}: expected to record there: {error}") from error
+
+    def add(self, key: tuple[str, str, str], array: np.ndarray, *, required: bool = False) -> None:
+        raw = np.ascontiguousarray(array).tobytes()
+        digest = hashlib.sha256(raw).hexdigest()
+        fits = digest in self._written or self.size + len(raw) <= self._max
+        if required and not fits:
+            raise errors.DataError(
+                f"{self.folder}: batches and starting state alone need more than "
+                f"{self._max / MEBIBYTE:,.0f} MiB; raise --max-size"
+            )
+        sample = "" if fits else self._write(sampled(array).tobytes())
+        if fits:
+            self._write(raw, digest)
+        norm = float(np.linalg.norm(array.astype(np.float64))) if array.dtype.kind != "b" else 0.0
+        norm = norm if np.isfinite(norm) else -1.0
+        self.entries.append(Entry(*key, str(array.dtype), array.shape, digest, norm, fits, sample))
+
+    def _write(self, raw: bytes, digest: str = "") -> str:
+        digest = digest or hashlib.sha256(raw).hexdigest()
+        if digest not in self._written:
+            try:
+                (self.folder / BLOBS / digest).write_bytes(raw)
+            except OSError as error:
+                raise errors.DataError(f"{self.folder}: recording failed: {error}") from error
+            self._written.add(digest)
+            self.size += len(raw)
+        return digest
+
+
+def sampled(array: np.ndarray) -> np.ndarray:
+    """At most 4,096 numbers, evenly spread over an array."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat[:: max(1, -(-flat.size // _SAMPLE))]
+
+
+def _dtype(name: str) -> Any:
+    return jax.numpy.dtype(name)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

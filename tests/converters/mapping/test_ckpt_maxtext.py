@@ -1,0 +1,110 @@
+"""MaxText's own checkpoints in every direction; identical when they return."""
+
+from pathlib import Path
+from typing import Any
+
+import mapping_cases
+import pytest
+
+from maxmig.converters import checkpoint, mapping
+from maxmig.converters.leaves import Hole
+
+PAIRS = [
+    ("llama2_pre3929nnx_scan", None),
+    ("llama2_pre3929nnx_noscan", "llama2_nnx_noscan"),
+    ("gpt3_pre3929nnx_scan", "gpt3_nnx_scan"),
+]
+
+
+def test_there_and_back_is_identical(name: str, source: Any, tmp_path: Path) -> None:
+    path = source(name)
+    found = checkpoint.read(path)
+    to, back = ("nnx", "linen") if found.layout.name == "linen" else ("linen", "nnx")
+    mapping_cases.convert(path, tmp_path / "there", to)
+    again = mapping_cases.convert(tmp_path / "there", tmp_path / "back", back)
+    assert checkpoint.read(again).tree == found.tree
+    a, b = mapping_cases.arrays(path), mapping_cases.arrays(again)
+    assert a.keys() == b.keys() and a
+    assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in PAIRS if pair[1]])
+def test_old_nnx_becomes_the_newer_nnx_of_the_same_run(
+    old: str, new: str, source: Any, tmp_path: Path
+) -> None:
+    made = mapping_cases.convert(source(old), tmp_path / "made", "linen")
+    a, b = mapping_cases.arrays(made), mapping_cases.arrays(source(new))
+    assert a.keys() == b.keys()
+    assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
+    assert checkpoint.read(made).skeleton == checkpoint.read(source(new)).skeleton
+
+
+@pytest.mark.parametrize("run", ["llama2_muon_linen_scan", "llama2_skipspk_linen_scan"])
+@pytest.mark.parametrize("scan", [None, False])
+def test_muon_and_spikes_take_the_true_form_of_the_other_side(
+    run: str, scan: bool | None, source: Any, tmp_path: Path
+) -> None:
+    """Dicts keyed by position, without the `params` level and without holes; and lists again."""
+    path = source(run)
+    native = mapping_cases.convert(path, tmp_path / "native", "nnx", scan=scan)
+    tree = checkpoint.read(native).tree
+    state = [p[2:] for p in tree if p[:2] == ("optimizer", "opt_state")]
+    assert state and not any(isinstance(key, int) or key == "params" for p in state for key in p)
+    holes = {p for p, leaf in tree.items() if isinstance(leaf, Hole)}
+    assert all("mu" in p or "nu" in p for p in holes)  # masked weights, no empty states
+    assert bool(holes) == ("muon" in run)
+    scanned = None if scan is None else True
+    back = mapping_cases.convert(tmp_path / "native", tmp_path / "back", "linen", scan=scanned)
+    assert checkpoint.read(back).tree == checkpoint.read(path).tree
+    a, b = mapping_cases.arrays(path), mapping_cases.arrays(back)
+    assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
+
+
+def test_the_unmerged_converters_moments_are_stacked(source: Any, tmp_path: Path) -> None:
+    """Its result, made again here: weights stacked under `value`, moments left as layers_N."""
+    scanned = mapping.planned(checkpoint.read(source("llama2_linen_scan")), "nnx")
+    apart = mapping.planned(checkpoint.read(source("llama2_linen_scan")), "nnx", scan=False)
+    tree: dict[Any, Any] = {}
+    for planned, wanted in ((scanned, "params/"), (apart, "opt_state/")):
+        for path, name in planned.written.items():
+            if isinstance(name, str) and name.startswith(wanted):
+                keys = path
+                if wanted == "opt_state/":
+                    keys = tuple(
+                        int(k) if k.isdigit() and i == 2 else k for i, k in enumerate(path)
+                    )
+                    joined = "/".join(map(str, keys)).replace("layers/", "layers_")
+                    keys = tuple(int(k) if k in "02" else k for k in joined.split("/"))
+                else:
+                    keys = (*path, "value")
+                tree[keys] = planned.state.items[name].leaf
+    tree[("optimizer", "opt_state", 1)] = Hole.NONE
+    tree[("optimizer", "step")] = checkpoint.STEP
+    base = checkpoint.read(source("llama2_linen_scan"))
+    found = checkpoint.view(base.place, tree, {})
+    assert found.layout.name == "nnx"
+    made = mapping.planned(found, "linen")
+    good = {p: leaf for p, leaf in base.tree.items() if p[0] != "nnx_aux"}
+    assert {**made.conversion.leaves, **made.conversion.holes} == good
+    assert any("was not stacked" in note for note in made.conversion.notes)
+
+
+def test_deepseek_of_before_has_other_names() -> None:
+    """`dense_layer_0`, and `layers/K` counted on: what is now dense_layers and moe_layers."""
+    from maxmig.converters import layouts
+    from maxmig.converters.leaves import Leaf
+
+    leaf = Leaf((2,), "float32", 8)
+    tree = {
+        ("model", "decoder", "dense_layer_0", "mlp", "kernel"): leaf,
+        ("model", "decoder", "layers", "1", "moe", "kernel"): leaf,
+        ("model", "decoder", "layers", "2", "moe", "kernel"): leaf,
+    }
+    layout = layouts.get("nnx")
+    reading = layout.read(tree)
+    assert set(reading.places) == {
+        "params/decoder/dense_layers_0/mlp/kernel",
+        "params/decoder/moe_layers_0/moe/kernel",
+        "params/decoder/moe_layers_1/moe/kernel",
+    }
+    assert set(layout.write(reading.places, None, reading.form)) == set(tree)

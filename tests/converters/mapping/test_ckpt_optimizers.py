@@ -1,0 +1,154 @@
+"""Sixteen optimizers, both ways: real training states go on from the result bit by bit."""
+
+import re
+from typing import Any
+
+import mapping_cases
+import pytest
+
+NAMES = tuple(mapping_cases.optimizers())
+
+
+def grads(params: Any, seed: int) -> Any:
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jax.numpy.asarray(rng.normal(size=x.shape), x.dtype), params)
+
+
+def weights() -> Any:
+    return grads_like({"encoder": {"kernel": (3, 4), "bias": (4,)}, "head": {"kernel": (4, 2)}})
+
+
+def grads_like(shapes: Any) -> Any:
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda shape: jax.numpy.asarray(rng.normal(size=shape), np.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def linen_state(tx: Any, params: Any) -> Any:
+    from flax.training import train_state
+
+    return train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
+
+
+def nnx_optimizer(tx: Any, params: Any) -> Any:
+    from flax import nnx
+
+    class Part(nnx.Module):
+        def __init__(self, held: Any):
+            for name, value in held.items():
+                setattr(self, name, nnx.Param(value))
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            for name, held in params.items():
+                setattr(self, name, Part(held))
+
+    return nnx.ModelAndOptimizer(Model(), tx, wrt=nnx.Param)
+
+
+def nnx_step(optimizer: Any, found: Any) -> None:
+    from flax import nnx
+
+    state = nnx.state(optimizer.model, nnx.Param)
+    nnx.replace_by_pure_dict(state, found)
+    optimizer.update(state)
+
+
+def restored(directory: Any, like: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.PyTreeCheckpointer().restore(directory, item=like)
+
+
+def flat(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Leaves by the words of their paths, so that tuples and dictionaries spell alike."""
+    import jax
+
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    words = ((re.findall(r"\w+", jax.tree_util.keystr(path)), leaf) for path, leaf in found)
+    return {tuple(word for word in path if word != "value"): leaf for path, leaf in words}
+
+
+def flat_linen(state: Any) -> dict[tuple[str, ...], Any]:
+    return flat({"model": state.params, "opt_state": state.opt_state})
+
+
+def flat_nnx(optimizer: Any) -> dict[tuple[str, ...], Any]:
+    from flax import nnx
+
+    state = nnx.state(optimizer)
+    return flat({key: state[key] for key in ("model", "opt_state") if key in state})
+
+
+def assert_equal_states(linen: Any, native: Any) -> None:
+    a, b = flat_linen(linen), flat_nnx(native)
+    assert a.keys() == b.keys()
+    assert [path for path in a if not mapping_cases.same_bits(a[path], b[path])] == []
+    assert int(linen.step) == int(native.step[...])
+
+
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_linen_to_nnx_and_one_step(optimizer: str, tmp_path: Any) -> None:
+    tx = mapping_cases.optimizers()[optimizer]
+    linen = linen_state(tx, weights())
+    for seed in (1, 2, 3):
+        linen = linen.apply_gradients(grads=grads(linen.params, seed))
+    source = mapping_cases.save(tmp_path / "linen", linen)
+    made = mapping_cases.convert(source, tmp_path / "nnx", "nnx")
+
+    from flax import nnx
+
+    native = nnx_optimizer(tx, grads(weights(), 9))
+    nnx.update(native, restored(made, nnx.state(native)))
+    assert_equal_states(linen, native)
+    found = grads(linen.params, 4)
+    linen = linen.apply_gradients(grads=found)
+    nnx_step(native, found)
+    assert_equal_states(linen, native)
+
+    back = mapping_cases.convert(tmp_path / "nnx", tmp_path / "back", "linen")
+    assert mapping_cases.arrays(back).keys() == mapping_cases.arrays(source).keys()
+    again = restored(back, linen_state(tx, weights()))
+    before = restored(source, linen_state(tx, weights()))
+    a, b = flat_linen(again), flat_linen(before)
+    assert a.keys() == b.keys()
+    assert all(mapping_cases.same_bits(a[path], b[path]) for path in a)
+
+
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_nnx_to_linen_and_one_step(optimizer: str, tmp_path: Any) -> None:
+    """From what NNX wrote itself; the optimizer tells the empty states that left no trace."""
+    from flax import nnx
+
+    tx = mapping_cases.optimizers()[optimizer]
+    native = nnx_optimizer(tx, weights())
+    for seed in (1, 2, 3):
+        nnx_step(native, grads(weights(), seed))
+    source = mapping_cases.save(tmp_path / "nnx", nnx.state(native))
+    made = mapping_cases.convert(source, tmp_path / "linen", "linen", optimizer=tx)
+    linen = restored(made, linen_state(tx, grads(weights(), 9)))
+    assert_equal_states(linen, native)
+    found = grads(weights(), 4)
+    nnx_step(native, found)
+    assert_equal_states(linen.apply_gradients(grads=found), native)
+
+
+def test_another_optimizer_is_refused(tmp_path: Any) -> None:
+    from flax import nnx
+
+    from maxmig import errors
+
+    found = mapping_cases.optimizers()
+    native = nnx_optimizer(found["adam"], weights())
+    source = mapping_cases.save(tmp_path / "nnx", nnx.state(native))
+    with pytest.raises(errors.ConvertError, match=r"missing in the checkpoint: opt_state/0/trace"):
+        mapping_cases.convert(source, tmp_path / "x", "linen", optimizer=found["momentum"])
