@@ -50,8 +50,11 @@ json() { # json VERB...: as run 0, and stdout must be one JSON document
 
 "$maxmig" --version
 run 0 --help
-for verb in demo train eval generate logits "flags show" "flags why" "ckpt inspect" "ckpt convert" \
-  "ckpt diff" "parity run" "bench train" doctor; do
+for verb in demo train eval generate logits lint doctor "flags show" "flags why" "flags lint" \
+  "flags plan" "flags apply" "flags rollback" "flags graduate" "flags log" "ckpt inspect" \
+  "ckpt convert" "ckpt diff" "ckpt verify" "ckpt hash" "ckpt map" "ckpt explain" "parity run" \
+  "parity localize" "parity noise" "parity record" "parity compare" "parity explain" \
+  "parity selftest" "parity init" "bench train" "bench convert" "bench parity"; do
   read -ra words <<< "$verb"
   run 0 "${words[@]}" --help
   [ "$(grep -c '^  maxmig ' out.txt)" -ge 2 ] || { echo "FAIL  $verb --help: no two examples"; exit 1; }
@@ -94,11 +97,39 @@ assert "decoder/layers/mlp/wi_0/kernel" in gradients, list(gradients)
 PY
 
 json ckpt inspect "$checkpoint"
+run 0 ckpt convert "$checkpoint" converted --to nnx --dry-run
 run 0 ckpt convert "$checkpoint" converted --to nnx
+run 0 ckpt convert "$checkpoint" apart --to linen --no-scan --dtype bfloat16 --max-memory 256MiB
+run 0 ckpt verify converted --against "$checkpoint"
+run 0 ckpt verify apart --against "$checkpoint"
 run 0 ckpt diff "$checkpoint" converted
+run 1 ckpt diff "$checkpoint" apart
+json ckpt hash "$checkpoint"
+run 0 ckpt map "$checkpoint" --to nnx --show
+run 0 ckpt explain "$checkpoint" decoder/decoder_norm/scale --to nnx
 run 4 ckpt inspect no-such-folder
-json parity run tiny.yml --checkpoint "$checkpoint"
-run 0 parity run tiny.yml --control linen --candidate bridged
+
+json parity run tiny.yml --checkpoint "$checkpoint" --steps 2 --run-dir parity
+run 0 parity run tiny.yml --candidate bridged --level L0 --run-dir bridged
+run 0 parity record tiny.yml --steps 1 -o recorded
+run 0 parity compare recorded --candidate nnx
+run 0 parity noise tiny.yml -o noise.json
+run 1 parity localize tiny.yml --bug epsilon
+run 0 parity selftest --bugs epsilon --side candidate
+run 0 parity explain norm-promotion
+run 0 parity init --pair pair:make --dir theirs
+
+cp tiny.yml rollout.yml
+run 0 flags plan --to nnx --direct rollout.yml -o plan.json
+run 5 flags apply plan.json
+run 0 flags apply plan.json --card parity
+json flags show rollout.yml
+json flags log
+run 0 flags lint rollout.yml
+run 0 flags graduate rollout.yml --dry-run
+run 0 lint .
+
 json bench train --steps 3 tiny.yml
+run 0 bench convert --sizes 4 --repeats 1
 
 echo "smoke: PASS: $count commands in $SECONDS s"

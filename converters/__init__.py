@@ -1,7 +1,11 @@
 """Checkpoint layouts, conversion and comparison, on metadata and canonical paths alone.
 
-- `checkpoint`: a checkpoint seen canonically; `places` and `disk` find and read it.
-- `layouts`: how trees are written on disk, one small file each.
-- `restack`, `skeletons`, `stacks`: layers and optimizer containers.
-- `convert`, `diff`, `inspect`: what the `maxmig ckpt` verbs do.
+From the bytes up:
+
+- `storage`: what lies where, read by boxes: Orbax through TensorStore, msgpack, safetensors.
+- `layouts`: how trees are spelt on disk, one small file each; `checkpoint` is one, seen canonically.
+- `mapping`: renames, stacks of layers (`restack`, `stacks`), optimizer state (`skeletons`).
+- `transfers`, `ops`: what a plan is made of; `engine` carries it out; `convert` is both.
+- `diff`, `hash`, `verify`: comparing in bounded memory, over `views`, `pairs`, `tiles`, `gaps`.
+- `inspect`, `accounting`: what is told to people.
 """

@@ -175,8 +175,7 @@ def elsewhere(path: str | Path) -> bool:
     if "://" in str(path):
         return True
     place = Path(path)
-    named = place.name.endswith((".msgpack", ".flax", ".ckpt", ".safetensors", ".index.json"))
-    return (named and place.is_file()) or (place.is_dir() and any(place.glob("*.safetensors")))
+    return place.is_file() or (place.is_dir() and any(place.glob("*.safetensors")))
 
 
 def view(

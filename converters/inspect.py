@@ -101,10 +101,10 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
     steps: tuple[int, ...] = ()
     if place.step_dir is not None and place.step is not None:
         steps = tuple(places.steps(place.step_dir.parent))
+    tree, told = disk.tree(place), places.metadata(place)
     try:
-        found = checkpoint.read(place.step_dir or place.items)
+        found = checkpoint.view(place, tree, told)
     except errors.ConvertError as error:
-        tree, told = disk.tree(place), places.metadata(place)
         return _unknown(place, steps, str(error), tree, told)
     return _known(found, steps)
 

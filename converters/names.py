@@ -4,7 +4,8 @@ A key with a slash in it (SpectralNorm has such) is spelt with `%2F`, so that a 
 segments; a numbered place in a list joins its container: `layers/3` is `layers_3`.
 """
 
-from collections.abc import Collection
+import ast
+from collections.abc import Collection, Sequence
 from functools import cache
 
 from maxmig.converters import stacks
@@ -55,3 +56,20 @@ def escape(key: Key) -> str:
 def unescape(segment: str) -> str:
     """The inverse of `escape`."""
     return segment.replace("%2F", "/").replace("%25", "%")
+
+
+def strings(key: str) -> tuple[str, ...] | None:
+    """The tuple of names that a key spells, as Orbax writes NNX's tuples; None: it is none."""
+    if not (key.startswith("(") and key.endswith(")")):
+        return None
+    try:
+        found = ast.literal_eval(key)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    whole = isinstance(found, tuple) and found and all(isinstance(part, str) for part in found)
+    return found if whole else None
+
+
+def is_scale(keys: Sequence[Key]) -> bool:
+    """Whether keys are those of a scale of NNX's WeightNorm: `scales/('kernel',)`."""
+    return len(keys) > 1 and keys[-2] == "scales" and strings(str(keys[-1])) is not None

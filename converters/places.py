@@ -48,6 +48,7 @@ def locate(path: str | Path, step: int | None = None) -> Place:
     elif items := _items_of(path):
         found = Place(items, path, _number(path))
     elif path.name.isdigit() and (path / STEP_METADATA).is_file():
+        _refuse_several(path)
         raise errors.CheckpointError(_broken(path, "it holds no tree"))
     else:
         return _locate_step(path, step)
@@ -129,11 +130,19 @@ def _locate_step(path: Path, step: int | None) -> Place:
     if step is not None:
         _refuse_step(path, step, found)
     halves = [child for child in path.iterdir() if child.name.split(".")[0].isdigit()]
+    for half in sorted(halves, key=lambda half: _number(half) or 0, reverse=True):
+        _refuse_several(half)
     if halves:
         raise errors.CheckpointError(
             f"{path}: expected at least one complete checkpoint, but all {len(halves)} steps in it "
             f"are half-written ({', '.join(sorted(half.name for half in halves))}); "
             "the writer was stopped before its first save was finished: start it again"
+        )
+    files = sorted(child.name for child in path.glob("checkpoint_*") if child.is_file())
+    if files:  # what `flax.training.checkpoints` wrote
+        raise errors.CheckpointError(
+            f"{path}: expected a checkpoint, but this is a directory of files, one for each "
+            f"({', '.join(files[:5])}{', ...' if len(files) > 5 else ''}): give one of them"
         )
     held = "it is empty" if not any(path.iterdir()) else "it holds none"
     raise errors.CheckpointError(
@@ -144,6 +153,7 @@ def _locate_step(path: Path, step: int | None) -> Place:
 
 def _refuse_step(path: Path, step: int, found: list[int]) -> NoReturn:
     directory = path / str(step)
+    _refuse_several(directory)
     good = f"complete steps: {', '.join(map(str, found))}" if found else "there is no complete step"
     halves = list(path.glob(f"{step}{TEMPORARY}*"))
     if not directory.exists() and not halves:
@@ -177,14 +187,29 @@ def _items_of(directory: Path) -> Path | None:
     try:
         if (directory / TREE_METADATA).is_file():
             return directory
-        found = [
-            child
-            for child in directory.iterdir()
-            if not child.name[0].isdigit() and (child / TREE_METADATA).is_file()
-        ]
+        found = trees_of(directory)
     except OSError:
         return None
     return found[0] if len(found) == 1 else None
+
+
+def trees_of(directory: Path) -> list[Path]:
+    """All items of a step that hold a tree, such as `params` and `ema`."""
+    return sorted(
+        child
+        for child in directory.iterdir()
+        if not child.name[0].isdigit() and (child / TREE_METADATA).is_file()
+    )
+
+
+def _refuse_several(directory: Path) -> None:
+    """Refuses to choose among the trees of a step."""
+    found = [item.name for item in trees_of(directory)] if directory.is_dir() else []
+    if len(found) > 1:
+        raise errors.CheckpointError(
+            f"{directory}: expected a step with one tree, but it holds {len(found)}: "
+            f"{', '.join(found)}; give the path of one, such as {directory / found[0]}"
+        )
 
 
 def _number(directory: Path) -> int | None:

@@ -1,7 +1,8 @@
 """Stacks layers and takes stacks apart, parameters and whatever follows them alike.
 
 A plan is made from metadata alone and is the same for arrays of any size; every move has an exact
-inverse. Random state of a layer always stacks on axis 0.
+inverse. Random state of a layer always stacks on axis 0, and so do other collections, unless their
+leaves have the shapes of the parameters.
 """
 
 from collections import defaultdict
@@ -103,7 +104,10 @@ def plan(
     owners = _owners(leaves, skeleton)
     stacked = {path: owner for path, owner in owners.items() if stacks.scanned(owner) is not None}
     notes: list[str] = []
-    source_axis = told_axis(leaves, stacked, source_axis, notes) if stacked else None
+    if any(path.startswith("params/") for path in stacked):
+        source_axis = told_axis(leaves, stacked, source_axis, notes)
+    else:
+        source_axis = (source_axis or 0) if stacked else None
     result_axis = axis if axis is not None else source_axis if stacked else DEFAULT_AXIS
     assert result_axis is not None
     problems: list[str] = []
@@ -137,9 +141,14 @@ def layer_axis(leaves: Mapping[str, Leaf], known: int | None = None) -> int | No
     return told_axis(leaves, stacked, known, []) if stacked else None
 
 
-def evident_axes(leaves: Mapping[str, Leaf], stacked: Iterable[str]) -> dict[int, int]:
-    """The axes on which the leaves of each stack agree: {axis: layers of the first stack}."""
-    lengths: dict[int, dict[str, set[int]]] = {0: defaultdict(set), 1: defaultdict(set)}
+def evident_axes(
+    leaves: Mapping[str, Leaf], stacked: Iterable[str], axes: Iterable[int] = (0, 1)
+) -> dict[int, int]:
+    """The axes on which the leaves of each stack agree: {axis: layers of the first stack}.
+
+    A leaf with fewer axes has its layers on its last one.
+    """
+    lengths: dict[int, dict[str, set[int]]] = {axis: defaultdict(set) for axis in axes}
     for path in stacked:
         shape = leaves[path].shape
         name = _stack_of(path.partition("/")[2])
@@ -156,15 +165,25 @@ def _owners(leaves: Mapping[str, Leaf], skeleton: skeletons.Skeleton) -> dict[st
     """The model path that each leaf follows: {canonical path: model path}."""
     params = skeletons.params_of(leaves)
     owners = {
-        path: path.partition("/")[2] for path in leaves if path.startswith(("params/", "aux/"))
+        path: path.partition("/")[2]
+        for path in leaves
+        if path.partition("/")[0] not in ("step", skeletons.ROOT)
     }
     if skeleton is not None:
         owners |= skeletons.moments(skeleton, params)
     return owners
 
 
-def _axis(path: str, leaf_rank: int, axis: int) -> int:
-    """The layer axis of one stacked leaf; `leaf_rank` is that of a single layer."""
+def _is_other(path: str) -> bool:
+    """Whether a leaf is of a collection that is neither the parameters nor the optimizer's."""
+    return path.partition("/")[0] not in ("params", skeletons.ROOT)
+
+
+def _axis(path: str, owner: str, leaves: Mapping[str, Leaf], leaf_rank: int, axis: int) -> int:
+    """The layer axis of one leaf of the source; `leaf_rank` is that of a single layer."""
+    parameter = leaves.get(f"params/{owner}")
+    if _is_other(path) and (parameter is None or parameter.shape != leaves[path].shape):
+        return 0
     return 0 if path.startswith("aux/") else min(axis, leaf_rank)
 
 
@@ -175,17 +194,27 @@ def told_axis(
     notes: list[str],
 ) -> int:
     params = [path for path in stacked if path.startswith("params/")]
-    evident = evident_axes(leaves, params)
+    if known is not None and known in evident_axes(leaves, params, (known,)):
+        return known
+    last = max((len(leaves[path].shape) for path in params), default=0) - 1
+    # Axes beyond 1 are rare, and a weight's own last axis has often one length in all: they count
+    # only where 0 and 1 are impossible.
+    higher = evident_axes(leaves, params, range(2, last + 1))
+    evident = evident_axes(leaves, params) or higher
     if known is not None:
-        if known in evident:
-            return known
         raise errors.ConvertError(
             f"the layers cannot be on axis {known}: the stacked parameters have different lengths "
             f"there (axes on which they agree: {sorted(evident) or 'none'})"
         )
     if len(evident) == 1:
         axis = next(iter(evident))
-        notes.append(f"layer axis {axis}: the only one on which all stacked parameters agree")
+        if others := [str(other) for other in higher if other != axis]:
+            notes.append(
+                f"layer axis {axis}: the shapes do not tell it from axis {', '.join(others)}, "
+                "which is rare (name it with --from-scan-axis)"
+            )
+        else:
+            notes.append(f"layer axis {axis}: the only one on which all stacked parameters agree")
         return axis
     if DEFAULT_AXIS in evident:
         notes.append(
@@ -202,7 +231,7 @@ def told_axis(
 def _follows(path: str, owner: str, leaves: Mapping[str, Leaf], problems: list[str]) -> bool:
     """Whether a leaf has its parameter's shape, so that restacking it has a meaning."""
     parameter = leaves.get(f"params/{owner}")
-    if path.startswith("aux/") or parameter is None or parameter.shape == leaves[path].shape:
+    if _is_other(path) or parameter is None or parameter.shape == leaves[path].shape:
         return True
     problems.append(
         f"{path}: {leaves[path]} follows params/{owner} {parameter} but has another shape "
@@ -216,11 +245,19 @@ def _taken_apart(
     leaves: Mapping[str, Leaf], stacked: Mapping[str, str], axis: int, problems: list[str]
 ) -> list[Move]:
     moves = []
+    counts = {
+        _stack_of(owner): leaves[path].shape[min(axis, len(leaves[path].shape) - 1)]
+        for path, owner in stacked.items()
+        if path.startswith("params/")
+    }
     for path, owner in stacked.items():
         leaf = leaves[path]
         if not _follows(path, owner, leaves, problems):
             continue
-        at = _axis(path, len(leaf.shape) - 1, axis)
+        at = _axis(path, owner, leaves, len(leaf.shape) - 1, axis)
+        layers = counts.get(_stack_of(owner))
+        if _is_other(path) and (not leaf.shape or layers not in (None, leaf.shape[at])):
+            continue  # shared between layers
         shape = leaf.shape[:at] + leaf.shape[at + 1 :]
         prefix = path[: len(path) - len(owner)]
         for index in range(leaf.shape[at]):
@@ -262,7 +299,7 @@ def _stacked(
             problems.append(f"{target}: the layers differ: {', '.join(sorted(map(str, kinds)))}")
         else:
             leaf = kinds.pop()
-            at = _axis(target, len(leaf.shape), axis)
+            at = _axis(layers[0], owners[layers[0]], leaves, len(leaf.shape), axis)
             shape = (*leaf.shape[:at], count, *leaf.shape[at:])
             sources = tuple(layers[index] for index in range(count))
             moves.append(Move(target, sources, leaf.reshaped(shape), "stack", at))
@@ -273,10 +310,10 @@ def _moved(
     leaves: Mapping[str, Leaf], stacked: Mapping[str, str], source: int, axis: int
 ) -> list[Move]:
     moves = []
-    for path in stacked:
+    for path, owner in stacked.items():
         leaf = leaves[path]
         rank = len(leaf.shape) - 1
-        start, at = _axis(path, rank, source), _axis(path, rank, axis)
+        start, at = (_axis(path, owner, leaves, rank, each) for each in (source, axis))
         if start != at:
             rest = leaf.shape[:start] + leaf.shape[start + 1 :]
             shape = (*rest[:at], leaf.shape[start], *rest[at:])
@@ -313,7 +350,7 @@ def _mask_rename(
                 names.append(name)
                 continue
             shape = leaves[f"params/{name}"].shape
-            at = _axis("params/", len(shape) - 1, axis or 0)
+            at = min(axis or 0, len(shape) - 1)
             names += [_layer(name, index) for index in range(shape[at])]
         return trees.sort(names)
 

@@ -221,6 +221,23 @@ def _write_params(
     return found
 
 
+def traced(skeleton: Skeleton) -> Skeleton:
+    """What is left of a skeleton where empty states are not written and no metadata remember them:
+    those at a tuple's end, empty containers, and subtrees that a mask left out whole.
+    """
+    match skeleton:
+        case {"tuple": items}:
+            kept = [traced(item) for item in items]
+            while kept and kept[-1] is None:
+                kept.pop()
+            return {"tuple": kept} if kept else None
+        case {"dict": fields}:
+            held = {key: traced(item) for key, item in fields.items()}
+            held = {key: item for key, item in held.items() if item is not None}
+            return {"dict": held} if held else None
+    return skeleton
+
+
 def map_masks(skeleton: Skeleton, rename: Callable[[list[str]], list[str]]) -> Skeleton:
     """The skeleton with the masked-out paths of each param-shaped subtree renamed."""
     match skeleton:

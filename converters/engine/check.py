@@ -107,6 +107,20 @@ def check(todo: Plan, target: Target, shared: dict[str, str], items: str) -> Che
     return Checked(moved, len(todo.of(routes.REFERENCE)), decoded)
 
 
+def _blamed(
+    todo: Plan, route: routes.Route, error: errors.CheckpointError
+) -> errors.CheckpointError:
+    """The error as the source gives it: the temporary name of the result helps nobody."""
+    source = todo.conversion.storage
+    for path in route.transfer.sources:
+        try:
+            for box in source.grid(path).boxes():
+                source.read(path, box)
+        except errors.CheckpointError as own:
+            return own
+    return error
+
+
 def decode(made: orbax.Orbax, todo: Plan, limit: int | None) -> int:
     """Decodes what was shared or copied as it is: all of it, or a bounded part of every array.
 
@@ -123,6 +137,9 @@ def decode(made: orbax.Orbax, todo: Plan, limit: int | None) -> int:
         for number, box in enumerate(grid.boxes()):
             if not everything and (number or spent + grid.nbytes > (limit or 0)):
                 break
-            made.read(path, box)
+            try:
+                made.read(path, box)
+            except errors.CheckpointError as error:
+                raise _blamed(todo, route, error) from error
             spent += min(grid.nbytes, route.transfer.leaf.nbytes)
     return spent

@@ -16,6 +16,38 @@ ITEMS = "items"
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 
 
+def item_name(conversion: Conversion) -> str:
+    """The item that holds the tree in the result's step: as in the source, where it has one.
+
+    A project's own `CheckpointManager` asks for its tree by this name.
+    """
+    source = conversion.storage
+    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
+        return ITEMS
+    name = source.items.rstrip("/").rpartition("/")[2]
+    files.check_name(name, source.url)
+    return name
+
+
+def beside(conversion: Conversion) -> tuple[list[str], list[str]]:
+    """What else is in the source's step: the files that the result takes over (the data loader's
+    state, metrics), and the items that hold other trees, which it does not.
+    """
+    source = conversion.storage
+    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
+        return [], []
+    names = files.Files(str(source.step_dir)).names("")
+    trees = {name.partition("/")[0] for name in names if name.endswith(f"/{orbax_tree.TREE}")}
+    item = source.items.rstrip("/").rpartition("/")[2]
+    found = []
+    for name in names:
+        first, slash, _ = name.partition("/")
+        if slash and first != item and first not in trees:
+            files.check_name(name, source.url)
+            found.append(name)
+    return found, sorted(trees - {item})
+
+
 def made_arrays(conversion: Conversion, version: int) -> "dict[DiskPath, zarr.Array]":
     """The stored form of the leaves that have no source: one chunk each."""
     return {
@@ -112,7 +144,7 @@ def step(conversion: Conversion, others: Iterable[str], *, alone: bool) -> bytes
             if (isinstance(known, dict))
             else {}
         )
-        handlers[ITEMS] = _HANDLER
+        handlers[item_name(conversion)] = _HANDLER
     now = time.time_ns()
     return json.dumps(
         {
@@ -133,8 +165,6 @@ def check_names(conversion: Conversion, *, ocdbt: bool) -> None:
         ConvertError: names the leaves.
     """
     seen: dict[str, DiskPath] = {}
-    if conversion.container == "msgpack":
-        return  # keys stay nested, and no file is named after them
     for path in conversion.leaves:
         name = orbax_tree.name_of(path)
         if name in seen:

@@ -113,6 +113,12 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
     version = routes.target_zarr(conversion, options)
     if conversion.container == "msgpack":
         notes.append("a msgpack file has no place for metadata: what they tell is not kept")
+    _, others = documents.beside(conversion)
+    if others:
+        notes.append(
+            f"the source's step holds other trees, which are not converted: {', '.join(others)}; "
+            "convert each by its own path"
+        )
     if any(route.kind == routes.REFERENCE for route in chosen):
         notes.append(
             "by reference: data files are shared with the source by hard links; deleting either "

@@ -34,7 +34,8 @@ class Remote:
             )
         number = conversion.step
         self.step = destination.rstrip("/") if number is None else kv.join(destination, str(number))
-        self.items = self.step if number is None else kv.join(self.step, documents.ITEMS)
+        item = documents.item_name(conversion)
+        self.items = self.step if number is None else kv.join(self.step, item)
         self._todo = todo
         self._store = kv.directory(self.step)
         source = str(conversion.storage.url).rstrip("/")
@@ -84,12 +85,7 @@ class Remote:
         if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
             return []
         above = files.Files(str(source.step_dir))
-        item = source.items.rstrip("/").rpartition("/")[2]
-        found = set()
-        for name in above.names(""):
-            first, slash, _ = name.partition("/")
-            if slash and first != item:
-                data = above.read(name)
-                self._store.write(name, data or b"").result()
-                found.add(first)
-        return sorted(found)
+        found, _ = documents.beside(self._todo.conversion)
+        for name in found:
+            self._store.write(name, above.read(name) or b"").result()
+        return sorted({name.partition("/")[0] for name in found})

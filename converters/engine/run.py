@@ -198,7 +198,9 @@ class _Work:
         self.flat = todo.conversion.container != "orbax"
         number = todo.conversion.step
         self.step = temporary if number is None else temporary / str(number)
-        self.items = temporary if number is None else self.step / documents.ITEMS
+        self.items = (
+            temporary if number is None else self.step / documents.item_name(todo.conversion)
+        )
         if self.flat:
             self.step = self.items = temporary / name  # its suffix tells what it is
         self.leaves = tasks.source_leaves(todo.conversion)
@@ -310,16 +312,11 @@ def _take_over(todo: Plan, step: Path, items: Path) -> list[str]:
     if step == items:
         return []
     above = files.Files(str(source.step_dir))
-    item = source.items.rstrip("/").rpartition("/")[2]
-    found = set()
-    for name in above.names(""):
-        first, slash, _ = name.partition("/")
-        if slash and first != item:
-            files.check_name(name, source.url)
-            (step / name).parent.mkdir(parents=True, exist_ok=True)
-            if kv.is_url(source.items):
-                (step / name).write_bytes(above.read(name) or b"")
-            else:
-                shutil.copyfile(Path(str(source.step_dir)) / name, step / name)
-            found.add(first)
-    return sorted(found)
+    found, _ = documents.beside(todo.conversion)
+    for name in found:
+        (step / name).parent.mkdir(parents=True, exist_ok=True)
+        if kv.is_url(source.items):
+            (step / name).write_bytes(above.read(name) or b"")
+        else:
+            shutil.copyfile(Path(str(source.step_dir)) / name, step / name)
+    return sorted({name.partition("/")[0] for name in found})

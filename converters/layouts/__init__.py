@@ -108,6 +108,6 @@ def detect(tree: DiskTree) -> tuple[Layout, Evidence]:
     tops = ", ".join(sorted({str(path[0]) for path in tree if path})) or "none"
     what = "more than one layout fits" if fitting else "no known layout fits"
     raise errors.ConvertError(
-        f"{what} this checkpoint (top-level keys: {tops}); nothing is guessed:\n{told}\n"
-        "name the layout if you know it (`--from LAYOUT`)"
+        f"{what} this checkpoint (top-level keys: {tops}); nothing is guessed\n{told}\n"
+        "`ckpt convert --from LAYOUT` takes it for the layout that you know it to be"
     )

@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
+from maxmig.converters import names
 from maxmig.converters.leaves import DiskPath, DiskTree, Hole, Leaf
 
 # Keys that are a program's, not a Linen collection's.
@@ -50,8 +51,13 @@ class Facts:
         return sum(len(p) > len(start) and p[: len(start)] == start for p in self.tree)
 
     def wrapped(self, start: DiskPath = ()) -> bool:
-        """Whether every array below some keys sits under a further `value`."""
-        inside = [path for path in self.arrays if path[: len(start)] == start]
+        """Whether every array below some keys sits under a further `value`.
+
+        The scales of a WeightNorm are no variables before flax 0.12.12, and have none.
+        """
+        inside = [
+            path for path in self.arrays if path[: len(start)] == start and not names.is_scale(path)
+        ]
         return bool(inside) and all(
             path[-1] == "value" and len(path) > max(1, len(start)) for path in inside
         )

@@ -11,6 +11,7 @@ from maxmig.converters.layouts.facts import is_random
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 
 CACHE = {"cached_key", "cached_value", "cache_index"}
+WRAPPED = "layer_instance"  # what SpectralNorm calls its layer
 STATISTICS = {"mean", "var"}
 
 
@@ -29,6 +30,7 @@ def classify(
         problems: takes what cannot be told.
     """
     sections: dict[DiskPath, str] = {}
+    wrappers = {keys[:place] for keys in found for place, key in enumerate(keys) if key == WRAPPED}
     for keys, leaf in found.items():
         if told and (name := names.canonical(keys)) in told:
             sections[keys] = told[name]
@@ -38,9 +40,17 @@ def classify(
             sections[keys] = "cache"
         elif keys[-1] in STATISTICS and all((*keys[:-1], name) in found for name in STATISTICS):
             sections[keys] = _statistic(keys, found, moments, problems)
+        elif len(keys) > 2 and keys[-2] == "batch_stats" and keys[:-2] in wrappers:
+            sections[keys] = "batch_stats" if _of_norm(keys) else "params"
         else:
             sections[keys] = "params"
     return sections
+
+
+def _of_norm(keys: DiskPath) -> bool:
+    """Whether these are the keys of what NNX's SpectralNorm keeps: `('kernel', 'u')`."""
+    told = names.strings(str(keys[-1]))
+    return told is not None and told[-1] in ("u", "sigma")
 
 
 def _statistic(

@@ -2,7 +2,7 @@
 
 - `plan`: the entry: `mapping.plan(source, "nnx") -> Conversion`.
 - `rules`, `files`: operations with inverses; mapping files that hold them.
-- `auto`, `relayouts`: the rules that are found without a file.
+- `auto`, `relayouts`, `normed`: the rules that are found without a file.
 - `state`, `steps`, `carry`: carrying rules out; `derive`: random state.
 """
 

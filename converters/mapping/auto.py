@@ -11,7 +11,7 @@ from maxmig import errors, trees
 from maxmig.converters import restack, stacks
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import relayouts, rules, steps
+from maxmig.converters.mapping import normed, relayouts, rules, steps
 from maxmig.converters.mapping.rules import Rule, Where
 from maxmig.converters.mapping.state import State
 
@@ -28,6 +28,7 @@ def layers(state: State, source: Layout, target: Layout) -> tuple[Rule, ...]:
     if source.family == target.family:
         return ()
     params = {path[7:]: item.leaf for path, item in state.items.items() if path[:7] == "params/"}
+    wrappers = _wrappers(state, target)
     if target.family == "nnx":
         found, unclear = relayouts.in_linen(params.keys())
         if unclear:
@@ -40,7 +41,33 @@ def layers(state: State, source: Layout, target: Layout) -> tuple[Rule, ...]:
             )
     else:
         found = relayouts.in_nnx(params)
-    return tuple(rules.Layer(at, found[at], target.family) for at in trees.sort(found))
+    return (
+        *(rules.Layer(at, found[at], target.family) for at in trees.sort(found)),
+        *wrappers,
+    )
+
+
+def _wrappers(state: State, target: Layout) -> list[rules.Layer]:
+    """Rules for SpectralNorm and WeightNorm."""
+    if target.family == "nnx":
+        found, problems = normed.in_linen(state)
+        if any(rule.kind == "weight-norm" for rule in found):
+            state.notes.append(
+                "weight-norm: its scales are written as parameters, as flax 0.12.12 has them; for "
+                "an older flax, where they are raw arrays, say `kind: weight-norm-raw` in a "
+                "mapping file (start from `ckpt map`)"
+            )
+        if problems:
+            raise errors.ConvertError("the mapping cannot be done:\n  " + "\n  ".join(problems))
+        return found
+    owners = {path.partition("/")[2] for path in state.items if path[:10] != "opt_state/"}
+    for at, kind in normed.in_nnx(owners).items():
+        raise errors.ConvertError(
+            f"{at}: {kind}: Linen keeps the wrapped layer beside the wrapper, under a name that "
+            "an NNX tree does not hold; say it in a mapping file, "
+            f"`- {{layer: {at}, kind: {kind}, wraps: Dense_0, to: linen}}`"
+        )
+    return []
 
 
 def lists(owners: Iterable[str]) -> tuple[Rule, ...]:
@@ -130,13 +157,15 @@ def _auto_axis(leaves: Mapping[str, Leaf], at: list[str], known: int | None) -> 
     inside = [
         leaf.shape for path, leaf in leaves.items() for a in at if path[7:].startswith(a + "/")
     ]
-    fits = [
-        axis
-        for axis in (0, 1)
-        if len({shape[min(axis, len(shape) - 1)] if shape else -1 for shape in inside}) == 1
-    ]
-    if known is not None and known in fits:
+
+    def agree(axis: int) -> bool:
+        return len({shape[min(axis, len(shape) - 1)] if shape else -1 for shape in inside}) == 1
+
+    if known is not None and agree(known):
         return known
+    last = max((len(shape) for shape in inside), default=0) - 1
+    fits = [axis for axis in (0, 1) if agree(axis)]
+    fits = fits or [axis for axis in range(2, last + 1) if agree(axis)]
     if len(fits) == 1:
         return fits[0]
     raise errors.ConvertError(

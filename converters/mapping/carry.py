@@ -102,7 +102,7 @@ def _one(state: State, rule: Rule, problems: list[str]) -> None:
         case rules.Random():
             _random(state, rule, problems)
         case _:
-            if isinstance(rule, rules.Layer):
+            if isinstance(rule, rules.Layer) and rule.kind in relayouts.KINDS:
                 _extra(state, rule, problems)
             for tree in forest(state):
                 found, wrong = steps.of(rule, tree)
@@ -202,7 +202,11 @@ def _extra(state: State, rule: rules.Layer, problems: list[str]) -> None:
                 elif whole in tree.leaves:
                     leaf = tree.leaves[whole]
                     gates = len(relayouts.KINDS[rule.kind].groups["dense_i/bias"])
-                    shape = (*leaf.shape[:-1], leaf.shape[-1] // gates)
+                    layers = steps.stacked_on(rule, tree)
+                    known = layers[0] if layers else None
+                    axis = relayouts.feature_axis(len(leaf.shape), known)
+                    size = leaf.shape[axis] // gates
+                    shape = (*leaf.shape[:axis], size, *leaf.shape[axis + 1 :])
                     why = f"zeros: NNX's {rule.kind} has no {name}"
                     state.items[path] = Item(leaf.reshaped(shape), (), made=why)
 

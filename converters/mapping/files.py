@@ -8,7 +8,7 @@ from typing import Any
 from maxmig import errors
 from maxmig.converters import names
 from maxmig.converters.layouts import Hints
-from maxmig.converters.mapping import relayouts, rules, traced
+from maxmig.converters.mapping import normed, relayouts, rules, traced
 from maxmig.converters.mapping.rules import Rule, Where
 
 VERSION = 1
@@ -246,9 +246,19 @@ def _collections(found: Any, where: str) -> dict[str, str]:
 
 
 def _kind(found: Any) -> str:
-    if found not in relayouts.KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(relayouts.KINDS)}, got {found!r}")
+    known = (*relayouts.KINDS, *normed.KINDS)
+    if found not in known:
+        raise ValueError(f"kind: expected one of {', '.join(known)}, got {found!r}")
     return str(found)
+
+
+def _wraps(item: Mapping[str, Any]) -> str | None:
+    if (item["kind"] in normed.KINDS) != ("wraps" in item):
+        raise ValueError(
+            f"wraps: the path of the wrapped layer in Linen; expected with the kinds "
+            f"{', '.join(normed.KINDS)}, and with no other"
+        )
+    return _text(item["wraps"]) if "wraps" in item else None
 
 
 def _side(found: Any) -> str:
@@ -302,8 +312,8 @@ _KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
         lambda i: rules.Collection(_where(i["collection"]), _text(i["from"]), _text(i["to"])),
     ),
     "layer": (
-        {"layer", "kind", "to"},
-        lambda i: rules.Layer(_text(i["layer"]), _kind(i["kind"]), _side(i["to"])),
+        {"layer", "kind", "to", "wraps"},
+        lambda i: rules.Layer(_text(i["layer"]), _kind(i["kind"]), _side(i["to"]), _wraps(i)),
     ),
     "leaves": ({"leaves", "shapes"}, lambda i: traced.parse(i["leaves"], i.get("shapes"))),
     "list": ({"list"}, lambda i: rules.Listed(_where(i["list"]))),

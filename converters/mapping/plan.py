@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors, trees
-from maxmig.converters import flat, layouts, leaves
+from maxmig.converters import flat, layouts, leaves, names
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
-from maxmig.converters.mapping import assemble, auto, carry, files, optimizers
+from maxmig.converters.mapping import assemble, auto, carry, files, optimizers, rules
 from maxmig.converters.mapping.files import Document
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import Item, State, start
@@ -69,7 +69,8 @@ def planned(
         to: the layout of the result; `linen` and `nnx` are the twins of the source's own; None
             takes the mapping file's.
         scan: stack the layers, take them apart, or None: as in the source.
-        scan_axis: the layer axis of the result; None keeps the source's.
+        scan_axis: the layer axis of the result, the last one of a leaf that has fewer; None keeps
+            the source's.
         from_scan_axis: the layer axis of the source, where metadata and shapes do not tell.
         dtype: the type of the parameters in the result, such as `bfloat16`; with
             `params=bfloat16,opt_state=float32` of the moments as well, which else keep theirs.
@@ -89,6 +90,9 @@ def planned(
     chosen_seed = seed
     if random not in POLICIES:
         raise errors.ConfigError(f"random: expected one of {', '.join(POLICIES)}, got {random!r}")
+    for option, axis in (("scan_axis", scan_axis), ("from_scan_axis", from_scan_axis)):
+        if axis is not None and axis < 0:
+            raise errors.ConfigError(f"{option}: expected an axis, 0 or more, got {axis}")
     document = _document(map_file)
     target = _target(source, to, document)
     state = _begin(source, params_only)
@@ -103,7 +107,10 @@ def planned(
     _randomness(state, target, random, origin)
     _cast(state, dtype)
     _check_zeros(source, state)
-    form = flat.form(_form(source, target, state, origin, done), target, container, source)
+    found_form = _raw_scales(
+        _form(source, target, state, origin, done), source, target, state, done
+    )
+    form = flat.form(found_form, target, container, source)
     written, kept = _written(target, state, form, container)
     builder = assemble.Builder(source, target, state, written, form, container)
     found = Document(source.layout.name, target.name, done)
@@ -143,7 +150,7 @@ def _carried(
         done = carry.out(state, auto.layers(state, source.layout, target))
     if scan and scan_axis is None and not source.scan_layers:
         scan_axis = remembered  # the way back restores the stacks as they were
-    axis = _source_axis(source, from_axis)
+    axis = _axis_after(done, _source_axis(source, from_axis))
     scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, source_axis=axis)
     done += carry.out(state, scanning)
     named = source.layout.family == "linen" and source.layout.name != "linen"
@@ -203,6 +210,16 @@ def _source_axis(source: Checkpoint, told: int | None) -> int | None:
         return told
     found = source.own.get("param_scan_axis")
     return found if isinstance(found, int) else None
+
+
+def _axis_after(done: tuple[Rule, ...], axis: int | None) -> int | None:
+    """The layer axis after rules that move it, as a file or the way back may have them."""
+    for rule in done:
+        if isinstance(rule, rules.MoveAxis) and axis in (None, rule.source):
+            axis = rule.target
+        elif isinstance(rule, rules.Stack) and axis is None:
+            axis = rule.axis
+    return axis
 
 
 def _randomness(state: State, target: Layout, policy: str, origin: dict[str, Any] | None) -> None:
@@ -294,6 +311,23 @@ def _form(
     if source.layout.name == "linen" and not state.lists:
         return usual
     return dataclasses.replace(usual or Form(), lists=frozenset(state.lists))
+
+
+def _raw_scales(
+    form: Form | None, source: Checkpoint, target: Layout, state: State, done: tuple[Rule, ...]
+) -> Form | None:
+    """The form, in which scales of WeightNorm are no variables if they are not to be such."""
+    raw = any(isinstance(rule, rules.Layer) and rule.kind == "weight-norm-raw" for rule in done)
+    raw = raw or any(names.is_scale(path.split("/")) for path in source.form.places)
+    if not raw or target.family != "nnx" or form is None or "params" not in form.wrapped:
+        return form
+    bare = target.write(
+        [path for path in state.items if path.startswith("params/")],
+        None,
+        dataclasses.replace(form, wrapped=(), places={}, holes=None),
+    )
+    scales = {str(p): at for at, p in bare.items() if names.is_scale(at) and p not in form.places}
+    return dataclasses.replace(form, places={**form.places, **scales})
 
 
 def _same_form(source: Checkpoint, state: State, done: tuple[Rule, ...]) -> Form:

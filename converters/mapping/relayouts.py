@@ -117,6 +117,16 @@ def in_nnx(leaves: Mapping[str, Leaf]) -> dict[str, str]:
         if at == owner or f"{at}/dense_i/kernel" not in leaves:
             continue
         shape = leaves[owner].shape
+        if len(shape) == 3:
+            for name in ("optimized-lstm", "gru", "simple-cell"):
+                own = set(KINDS[name].groups) == {
+                    f"dense_{x}"
+                    for x in ("i/kernel", "h/kernel", "i/bias", "h/bias")
+                    if f"{at}/dense_{x}" in leaves
+                }
+                if own and stack_axes(name, "nnx", at, leaves):
+                    found[at] = name
+            continue
         gates = shape[-1] // shape[-2] if len(shape) > 1 and shape[-2] else 0
         bias_i, bias_h = (f"{at}/dense_{x}/bias" in leaves for x in "ih")
         if gates == 4 and bias_h and not bias_i:
@@ -126,6 +136,47 @@ def in_nnx(leaves: Mapping[str, Leaf]) -> dict[str, str]:
         elif gates == 1 and bias_i and not bias_h:
             found[at] = "simple-cell"
     return found
+
+
+def stack_axes(kind: str, side: str, at: str, leaves: Mapping[str, Leaf]) -> list[int]:
+    """The axes on which the layers of a stack of such layers can be, as the shapes tell.
+
+    Without that axis all must have the shapes of one layer; a leaf with fewer axes has its layers
+    on its last one. More than one axis: it cannot be told; none: it is no stack.
+    """
+    groups = KINDS[kind].groups
+    if side == "nnx":
+        parts = {name: len(of) for name, of in groups.items()}
+    else:
+        parts = dict.fromkeys(KINDS[kind].linen, 1)
+    shapes = {name: leaves[f"{at}/{name}"].shape for name in parts if f"{at}/{name}" in leaves}
+    if len(shapes) < len(parts) or any(
+        len(shape) != (3 if name.endswith("kernel") else 2) for name, shape in shapes.items()
+    ):
+        return []
+    found = []
+    for axis in range(3):
+        bare = {name: _without(shape, axis) for name, shape in shapes.items()}
+        layers = {shape[min(axis, len(shape) - 1)] for shape in shapes.values()}
+        sizes = {shape[-1] / parts[name] for name, shape in bare.items()}
+        hidden = {
+            shape[0]
+            for name, shape in bare.items()
+            if name.removeprefix("dense_").startswith("h") and name.endswith("kernel")
+        }
+        if len(layers) == 1 and len(sizes | hidden) == 1:
+            found.append(axis)
+    return found
+
+
+def feature_axis(rank: int, layers: int | None) -> int:
+    """Where the features are: on the last axis that is not that of the layers."""
+    return rank - 2 if layers is not None and layers >= rank - 1 else rank - 1
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    at = min(axis, len(shape) - 1)
+    return shape[:at] + shape[at + 1 :]
 
 
 def _all(names: Collection[str], at: str, owners: Collection[str]) -> bool:

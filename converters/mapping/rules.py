@@ -204,17 +204,21 @@ class Collection:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that the two frameworks lay out differently; the kinds are in `relayouts`."""
+    """A layer that the two frameworks lay out differently; the kinds are in `relayouts` and, of
+    layers that wrap another one, in `normed`; `wraps` is where Linen keeps that.
+    """
 
     at: str
     kind: str
     to: str  # linen or nnx
+    wraps: str | None = None
 
     def inverse(self) -> "Layer":
-        return Layer(self.at, self.kind, "linen" if self.to == "nnx" else "nnx")
+        return Layer(self.at, self.kind, "linen" if self.to == "nnx" else "nnx", self.wraps)
 
     def data(self) -> dict[str, Any]:
-        return {"layer": self.at, "kind": self.kind, "to": self.to}
+        found = {"layer": self.at, "kind": self.kind, "to": self.to}
+        return found | ({"wraps": self.wraps} if self.wraps is not None else {})
 
 
 @dataclass(frozen=True)

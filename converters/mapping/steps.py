@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable
 from functools import singledispatch
 
 from maxmig.converters import ops, stacks
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import relayouts, rules, traced
+from maxmig.converters.mapping import normed, relayouts, rules, traced
 from maxmig.converters.mapping.state import Step, Tree
 from maxmig.converters.transfers import Op
 
@@ -196,44 +195,59 @@ def _(rule: traced.Leaves, tree: Tree) -> Steps:
 
 @of.register
 def _(rule: rules.Layer, tree: Tree) -> Steps:
+    if rule.kind in normed.KINDS:
+        return normed.steps_of(rule, tree)
     kind = relayouts.KINDS[rule.kind]
     found, problems = [], []
     why = f"{rule.kind} at {rule.at}"
-    if any(
-        len(leaf.shape) > 2 and rules.Where(rule.at).rest(owner) is not None
-        for owner, leaf in tree.leaves.items()
-    ):
+    axes = stacked_on(rule, tree)
+    if axes is not None and len(axes) != 1:
         return [], [
-            f"{tree.prefix}/{rule.at}: {rule.kind}: its layers are stacked; take them apart first "
-            "(a conversion with --no-scan or an unstack rule), then convert"
+            f"{tree.prefix}/{rule.at}: {rule.kind}: its layers are stacked, and the shapes do not "
+            "tell on which axis; take them apart first (a conversion with --no-scan or an unstack "
+            "rule), then convert"
         ]
+    layers = axes[0] if axes else None
     for name, parts in kind.groups.items():
         whole = f"{rule.at}/{name}"
         sources = tuple(f"{rule.at}/{part}" for part in parts)
         if rule.to == "nnx":
             present = [s for s in sources if s in tree.leaves or s in tree.masked]
             if len(present) == len(sources):
-                op = _last_axis(tree, sources[0], ops.Concat) if len(sources) > 1 else ops.Same()
+                op = _joined(tree, sources[0], layers) if len(sources) > 1 else ops.Same()
                 if (whole,) != sources:
                     found.append(Step(sources, {whole: op}, why))
                 problems += _shapes(tree, sources) if len(sources) > 1 else []
         elif whole in tree.leaves or whole in tree.masked:
             if (whole,) != sources:
-                found.append(Step((whole,), _cut(tree, whole, sources), why))
+                found.append(Step((whole,), _cut(tree, whole, sources, layers), why))
             problems += _shapes(tree, (whole,)) if len(sources) > 1 else []
     return found, problems
 
 
-def _last_axis(tree: Tree, owner: str, op: Callable[[int], Op]) -> Op:
+def stacked_on(rule: rules.Layer, tree: Tree) -> list[int] | None:
+    """On which axes the layers of a stack of such layers can be; None: it needs not be known."""
+    kind = relayouts.KINDS[rule.kind]
+    inside = rules.Where(rule.at).rest
+    stacked = any(len(p.shape) > 2 for name, p in tree.params.items() if inside(name) is not None)
+    if not stacked or all(len(parts) == 1 for parts in kind.groups.values()):
+        return None
+    side = "linen" if rule.to == "nnx" else "nnx"
+    return relayouts.stack_axes(rule.kind, side, rule.at, tree.params)
+
+
+def _joined(tree: Tree, owner: str, layers: int | None) -> Op:
     leaf = tree.leaves.get(owner)
-    return op(len(leaf.shape) - 1) if leaf is not None and leaf.shape else ops.Same()
+    if leaf is None or not leaf.shape:
+        return ops.Same()
+    return ops.Concat(relayouts.feature_axis(len(leaf.shape), layers))
 
 
-def _cut(tree: Tree, whole: str, parts: tuple[str, ...]) -> dict[str, Op]:
+def _cut(tree: Tree, whole: str, parts: tuple[str, ...], layers: int | None) -> dict[str, Op]:
     leaf = tree.leaves.get(whole)
     if leaf is None or not leaf.shape or len(parts) == 1:
         return dict.fromkeys(parts, ops.Same())
-    axis = len(leaf.shape) - 1
+    axis = relayouts.feature_axis(len(leaf.shape), layers)
     size = leaf.shape[axis] // len(parts)
     return {part: ops.Slice(axis, i * size, (i + 1) * size) for i, part in enumerate(parts)}
 

@@ -41,9 +41,9 @@ def _file(path: Path) -> Storage:
 
     if path.is_dir() or ".safetensors" in path.suffixes:
         return safetensors.read(path)
-    if path.suffix in (".msgpack", ".flax", ".ckpt"):
+    if path.suffix in (".msgpack", ".flax", ".ckpt") or msgpack.begins(path):
         return msgpack.read(path)
     raise errors.CheckpointError(
-        f"{path}: expected a directory, or a file named *.msgpack, *.safetensors or "
-        "*.safetensors.index.json; this file is named otherwise"
+        f"{path}: expected a directory, or a file of flax.serialization (*.msgpack) or "
+        "*.safetensors, but it is a file of another kind"
     )

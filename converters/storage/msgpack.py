@@ -74,6 +74,19 @@ class Msgpack(Mapped):
         return super().read(path, box)
 
 
+def begins(path: Path) -> bool:
+    """Whether a file of any name begins as a nested state does: with a map of few or many keys.
+
+    `flax.training.checkpoints` names its files `checkpoint_3`.
+    """
+    with files.reading(str(path)), path.open("rb") as stream:
+        first = stream.read(2)
+    if first[:1] in (b"\xde", b"\xdf"):
+        return True
+    text = len(first) == 2 and (0xA0 <= first[1] <= 0xBF or first[1] in (0xD9, 0xDA, 0xDB))
+    return text and 0x81 <= first[0] <= 0x8F
+
+
 def read(path: Path) -> Msgpack:
     """Opens a file.
 

@@ -116,12 +116,18 @@ def _advice(found: Checkpoint, wanted: Mapping[str, Leaf], *, only_shapes: bool)
     if only_shapes and found.scan_layers and (axis := _moved_axis(found, wanted)) is not None:
         return (
             "Its layers are stacked on another axis than the model's. Convert it: "
-            f"{convert} --scan-axis {axis} (or set param_scan_axis={1 - axis})"
+            f"{convert} --scan-axis {axis}{_or_set(found, axis)}"
         )
     return (
         "Load it with the configuration that it was trained with (model sizes, weight_dtype, "
         "opt_type), or only its parameters if just the optimizer differs (load_parameters_path)"
     )
+
+
+def _or_set(found: Checkpoint, axis: int) -> str:
+    """The other way, if the checkpoint's axis is one that a model can have."""
+    own = found.own.get("param_scan_axis")
+    return f" (or set param_scan_axis={1 - axis})" if own in (None, 1 - axis) else ""
 
 
 def _moved_axis(found: Checkpoint, wanted: Mapping[str, Leaf]) -> int | None:

@@ -111,6 +111,16 @@ def test_nothing_compared_is_3(maxmig, source, tmp_path):
             4,
             "cannot be on axis 0",
         ),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--scan-axis", "-1"),
+            2,
+            "expected a whole number of 0 or more",
+        ),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--from-scan-axis", "5", "--no-scan"),
+            4,
+            "cannot be on axis 5",
+        ),
         (("diff", "{src}", "{src}", "--bitwise", "--ulp", "1"), 2, "exclude one another"),
         (("diff", "{src}", "{src}", "--rtol", "x"), 2, "expected a number of 0 or more"),
         (("diff", "{src}", "{tmp}/none"), 4, "there is nothing"),
@@ -120,3 +130,13 @@ def test_errors(words, code, told, maxmig, source, tmp_path):
     places = {"tmp": tmp_path, "src": source("gpt3_linen_scan")}
     found, out, err = maxmig("ckpt", *(word.format(**places) for word in words))
     assert (found, out) == (code, "") and told in err
+
+
+def test_any_layer_axis_and_the_way_back(maxmig, source, tmp_path):
+    src = source("gpt3_linen_scan")
+    made, back = tmp_path / "made", tmp_path / "back"
+    assert maxmig("ckpt", "convert", src, made, "--to", "nnx", "--scan-axis", "2")[0] == 0
+    assert maxmig("ckpt", "verify", made, "--against", src)[0] == 0
+    assert maxmig("ckpt", "convert", made, back, "--to", "linen")[0] == 0
+    code, out, _ = maxmig("ckpt", "diff", src, back, "--bitwise")
+    assert code == 0, out

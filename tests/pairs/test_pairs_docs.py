@@ -20,7 +20,7 @@ def test_the_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "migration", raising=False)
     commands = re.findall(r"^\$ (maxmig [^#\n]*?)(?: *# exit (\d))?$", page, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     told = ""
     for command, code_ in commands:
         words = shlex.split(command)[1:]

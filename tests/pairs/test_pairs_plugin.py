@@ -44,8 +44,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs pytest in another process, as a user does."""
-    plugin = ["-p", "maxmig.testing", "-p", "no:cacheprovider", "--rootdir", "."]
-    command = [sys.executable, "-m", "pytest", "-q", *plugin, *words]
+    plain = ["-p", "no:cacheprovider", "--rootdir", "."]
+    command = [sys.executable, "-m", "pytest", "-q", *plain, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -43,16 +43,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="stack the layers, or take them apart (default: as in SRC)",
     )
-    parser.add_argument("--scan-axis", type=int, choices=(0, 1), help="layer axis of the result")
+    parser.add_argument(
+        "--scan-axis",
+        type=common.count,
+        metavar="K",
+        help="layer axis of the result; the last one of an array that has fewer",
+    )
     parser.add_argument(
         "--from-scan-axis",
-        type=int,
-        choices=(0, 1),
+        type=common.count,
+        metavar="K",
         help="layer axis of SRC, where neither metadata nor shapes tell it",
     )
     _mapping_arguments(parser)
     parser.add_argument(
-        "--params-only", action="store_true", help="leave the optimizer and step out"
+        "--params-only",
+        action="store_true",
+        help="keep parameters alone: no optimizer, step or other collection (batch_stats, ...)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the plan, read and write no array"

@@ -61,7 +61,7 @@ def _facts(info: "Info") -> list[tuple[str, str]]:
     found = [
         ("path", info.path),
         ("step", "unknown" if info.step is None else str(info.step)),
-        ("layout", f"{info.layout or 'unknown'}: {'; '.join(info.why)}"),
+        ("layout", _layout_told(info)),
         ("layers", _layers(info)),
     ]
     if len(info.steps) > 1:
@@ -81,6 +81,13 @@ def _layers(info: "Info") -> str:
         return "unscanned (one subtree a layer)"
     axis = "unknown" if info.scan_axis is None else str(info.scan_axis)
     return f"scanned (one stacked tree), layer axis {axis}"
+
+
+def _layout_told(info: "Info") -> str:
+    if info.layout is not None:
+        return f"{info.layout}: {'; '.join(info.why)}"
+    lines = [line.strip() for line in info.why]  # the evidence for and against each
+    return "\n           ".join([f"unknown: {lines[0]}", *lines[1:]])
 
 
 def _info_json(info: "Info", outline: list[str], tree: bool) -> dict[str, Any]:

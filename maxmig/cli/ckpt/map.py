@@ -31,7 +31,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="stack the layers, or take them apart",
     )
-    parser.add_argument("--scan-axis", type=int, metavar="K", help="layer axis of the result")
+    parser.add_argument(
+        "--scan-axis", type=common.count, metavar="K", help="layer axis of the result"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

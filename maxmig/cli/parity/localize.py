@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.cli import common, console
+from maxmig.cli.parity import pairs as own
 from maxmig.cli.parity.common import add_sides
 from maxmig.cli.verb import Verb
 
@@ -16,8 +17,16 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_config_arguments(parser)
+    common.add_config_arguments(parser, optional=True)
     add_sides(parser)
+    parser.add_argument(
+        "--pair",
+        metavar="PKG.MODULE:FUNCTION",
+        help="compare your own modules in place of CONFIG, as `parity run --pair` does",
+    )
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="with --pair: where each weight goes (default: traced)"
+    )
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="weights, in any layout (default: random ones)"
     )
@@ -42,6 +51,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finds the first difference, prints it, and writes the script."""
+    own.check(args)
+    found = _of_pair(args) if args.pair else _of_config(args)
+    if args.json:
+        console.emit_json(_document(found))
+    else:
+        _print(found)
+    return found.verdict.exit_code
+
+
+def _of_pair(args: argparse.Namespace) -> "Localization":
+    common.setup_devices(args.simulate_devices)
+    from maxmig.parity.pairs import locate
+
+    return locate.locate(args.pair, mapping=args.mapping)
+
+
+def _of_config(args: argparse.Namespace) -> "Localization":
     cfg = common.load_config(args)
     from maxmig.config import Stage
     from maxmig.parity import bugs, localize, sides
@@ -57,12 +83,7 @@ def run(args: argparse.Namespace) -> int:
     candidate = sides.Side(cfg, Stage(args.candidate), bug, args.rows, length)
     given = None if args.checkpoint is None else _weights(control, args.checkpoint)
     folder = Path(args.repro) if args.repro else None
-    found = localize.localize(control, candidate, given, folder=folder)
-    if args.json:
-        console.emit_json(_document(found))
-    else:
-        _print(found)
-    return found.verdict.exit_code
+    return localize.localize(control, candidate, given, folder=folder)
 
 
 def _weights(side: "Side", checkpoint: str) -> dict[str, Any]:
@@ -140,11 +161,12 @@ def _document(found: "Localization") -> dict[str, Any]:
 
 VERB = Verb(
     name="localize",
-    help="the first equation in which two rungs differ, its module and both source lines",
+    help="the first equation in which two sides differ, its module and both source lines",
     examples=(
         "maxmig parity localize configs/tiny_llama2.yml",
         "maxmig parity localize configs/tiny_llama2.yml scan_layers=false --bug epsilon "
         "--repro maxmig_output/repro",
+        "maxmig parity localize --pair my_package.migration:mlp",
     ),
     add_arguments=_add_arguments,
     run=run,

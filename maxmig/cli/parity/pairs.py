@@ -10,7 +10,7 @@ from maxmig.cli import common, console
 if TYPE_CHECKING:
     from maxmig.parity import Report
 
-# Options of `parity run` that speak of rungs, checkpoints and batches of the framework.
+# Options of `parity run` and `localize` that speak of the framework's rungs and batches.
 _ONLY_WITH_CONFIG = {
     "--control": "linen",
     "--candidate": "nnx",
@@ -22,6 +22,9 @@ _ONLY_WITH_CONFIG = {
     "--ladder": False,
     "--allow-same": False,
     "--gate-performance": None,
+    "--bug": None,
+    "--repro": None,
+    "--length": None,
 }
 
 
@@ -49,7 +52,7 @@ def check(args: argparse.Namespace) -> None:
     """
     if not args.pair:
         for option in ("mapping", "save_mapping"):
-            if getattr(args, option):
+            if getattr(args, option, None):
                 raise errors.ConfigError(f"--{option.replace('_', '-')} goes with --pair")
         if args.config is None:
             raise errors.ConfigError(

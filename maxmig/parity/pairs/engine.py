@@ -24,6 +24,7 @@ from maxmig.parity.pairs import (
     nnx_side,
     propose,
     tracing,
+    unreached,
 )
 from maxmig.parity.pairs import mapping as mappings
 from maxmig.parity.pairs import (
@@ -90,6 +91,11 @@ def trace(pair: Pair, mapping: Any = None) -> Traced:
     return Traced(ours, theirs, units, found, modes)
 
 
+def mapped(traced: Traced, found: Confirmed) -> Traced:
+    """The pair under the mapping that was confirmed."""
+    return dataclasses.replace(traced, mapping=found.mapping)
+
+
 def run(
     spec: "str | Pair | Callable[[], Any]",
     *,
@@ -122,7 +128,7 @@ def run(
     note(f"pair {pair.title}: initialising the control, tracing both sides")
     traced = trace(pair, mapping)
     found = confirm.confirm(traced.computations)
-    traced = dataclasses.replace(traced, mapping=found.mapping)
+    traced = mapped(traced, found)
     if save_mapping is not None:
         found.mapping.write(save_mapping)
         note(f"mapping: {save_mapping}")
@@ -177,7 +183,8 @@ def _compare(
     return dataclasses.replace(
         report,
         checks=tuple(explained),
-        notes=(*notes, *_notes(traced, found)),
+        doubts=unreached.doubts(explained),
+        notes=(*notes, *unreached.notes(explained), *_notes(traced, found)),
         coverage=Coverage(
             parameters=len(params),
             gradients=len(gradients & set(params)),

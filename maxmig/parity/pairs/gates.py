@@ -178,7 +178,7 @@ def static(computations: Sequence[Computation], made: Sequence[str]) -> list[Che
     """L0: which outputs are proved, and where the rest goes different ways."""
     found = []
     for c in computations:
-        for name in _of_mode(c, computations, made):
+        for name in of_mode(c, computations, made):
             began = time.monotonic()
             proof = proving.prove(c.program(name, 0), c.program(name, 1))
             missing = bool(proof.missing)
@@ -201,7 +201,7 @@ def semantic(computations: Sequence[Computation], made: Sequence[str]) -> list[C
     """L1: both programs in float64."""
     found = []
     for c in computations:
-        for name in _of_mode(c, computations, made):
+        for name in of_mode(c, computations, made):
             began = time.monotonic()
             result = shadow.compare(c.program(name, 0), c.program(name, 1), c.inputs)
             verdict, told = result.verdict, result.summary
@@ -230,7 +230,7 @@ def native(computations: Sequence[Computation], made: Sequence[str], policy: Pol
     """L2: real arrays; what differs is held against the float64 truth."""
     found: dict[str, list[Measurement]] = {}
     for c in computations:
-        for name in _of_mode(c, computations, made):
+        for name in of_mode(c, computations, made):
             control, candidate = (
                 {p: _host(x) for p, x in c.compiled(name, side)().items()} for side in (0, 1)
             )
@@ -341,7 +341,7 @@ def _check_of(path: str) -> tuple[str, str]:
     return (head, rest or path) if head in TITLES else ("outputs", path)
 
 
-def _of_mode(
+def of_mode(
     c: Computation, computations: Sequence[Computation], made: Sequence[str]
 ) -> tuple[str, ...]:
     """Optimizer steps are made in the first mode only."""

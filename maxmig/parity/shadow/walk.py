@@ -11,6 +11,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from maxmig.parity.programs import Program
 from maxmig.parity.shadow import rules
@@ -74,6 +76,13 @@ class _Place:
         return dataclasses.replace(self, stack=inner, calls=(*self.calls, eqn))
 
 
+def _live(program: Program) -> Program:
+    """The program without what no output needs, such as an initialiser that a bridge calls."""
+    closed = program.jaxpr
+    inner, _ = dce_jaxpr(closed.jaxpr, [True] * len(program.outputs), instantiate=True)
+    return dataclasses.replace(program, jaxpr=ClosedJaxpr(inner, closed.consts))
+
+
 class Walk:
     """The events of one program.
 
@@ -84,7 +93,7 @@ class Walk:
     """
 
     def __init__(self, program: Program):
-        self.program = program
+        self.program = _live(program)
         self.roots = frozenset(n.split("/")[1] for n in program.inputs if n.startswith("params/"))
         self.outputs: dict[str, Fed] = {}
         self.unshadowable: dict[str, None] = {}

@@ -101,7 +101,10 @@ class Numbering:
         if found is None:
             dtype, shape = getattr(aval, "dtype", None), getattr(aval, "shape", None)
             plain = type(aval).__name__ == "ShapedArray"
-            text = f"{dtype}{shape}" if plain else f"{type(aval).__name__} {next(_serial)}"
+            if not plain or not self._known(dtype):
+                text = f"{type(aval).__name__} {next(_serial)}"
+            else:
+                text = f"{dtype}{shape}"
             found = self._types[aval] = text.encode()
         return found
 
@@ -214,6 +217,16 @@ class Numbering:
             cached = (jaxpr, digest(*types, b"->", *outs, *result))
             self._functions[id(jaxpr)] = cached
         return cached[1]
+
+    def _known(self, dtype: Any) -> bool:
+        """Whether a dtype is told by its name: two generators of random keys may share one."""
+        if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+            return True
+        try:
+            encode.encode(dtype._impl, self.function)
+        except (AttributeError, Opaque):
+            return False
+        return True
 
     def _read(self, env: dict[Any, Number], atom: Any) -> Number:
         if hasattr(atom, "val"):

@@ -188,7 +188,7 @@ def test_damaged_files_are_a_clean_error(flax_file, tmp_path):
         file.write_bytes(content)
         with pytest.raises(errors.CheckpointError):
             storage.open(file)
-    with pytest.raises(errors.CheckpointError, match="this file is named otherwise"):
+    with pytest.raises(errors.CheckpointError, match="a file of another kind"):
         other = tmp_path / "x.bin"
         other.write_bytes(b"")
         storage.open(other)

@@ -257,3 +257,16 @@ def test_error_ratio_and_its_limits() -> None:
     assert better and better.more_exact and not same.more_exact
     assert shadow.error_against_truth(off(1e-4), off(1e-3), truth, noise=1e-3)
     assert (same.factor, shadow.error_against_truth(*[truth[:9]] * 3).factor) == (2.0, 3.0)
+
+
+def test_what_no_output_needs_is_left_out() -> None:
+    """A bridge calls the initialisers of what it holds, and throws away what they give."""
+
+    def bridged(x: Any, y: Any) -> Any:
+        lax.nextafter(x, y)
+        return jnp.sin(x) @ y
+
+    result = shadow.compare(traced(lambda x, y: jnp.sin(x) @ y), traced(bridged), numbers())
+    assert result.verdict is Verdict.PASS and not result.unshadowable
+    used = shadow.compare(traced(lax.nextafter), traced(lax.nextafter), numbers())
+    assert used.verdict is Verdict.INCONCLUSIVE

@@ -426,3 +426,33 @@ def test_bug_in_all_layers_of_a_scan_is_found(bug: bugs.Bug) -> None:
     assert proof.first.candidate.source.rsplit(":", 1)[0] in bug.files
     module = bug.module.replace("layers_1", "layers")
     assert proof.first.path.startswith(module)
+
+
+def test_what_draws_anew_each_time_is_not_proved() -> None:
+    def draw(*_: Any) -> jax.Array:
+        return lax.rng_uniform(0.0, 1.0, (4, 4))
+
+    def twice(x: jax.Array, y: jax.Array) -> jax.Array:
+        return draw(x) - draw(y)
+
+    def once(x: jax.Array, y: jax.Array) -> jax.Array:
+        drawn = draw(x)
+        return drawn - drawn
+
+    proof = prove(twice, once)
+    assert not proof and "rng_uniform" in proof.unprovable[0][1][0]
+
+
+def test_keys_of_another_generator_with_the_same_name_are_not_proved() -> None:
+    own = jax.random.key(0).dtype
+    other = own._impl._replace(random_bits=lambda key, width, shape: jnp.zeros(shape, "uint32"))
+    key = jax.eval_shape(lambda: jax.random.wrap_key_data(jnp.zeros(2, "uint32"), impl=other))
+    assert str(key.dtype) == str(own)
+
+    def draw(values: dict[str, Any]) -> dict[str, Any]:
+        return {"out": jax.random.bits(values["key"], (4,))}
+
+    ours = programs.trace("outputs", draw, {"key": jax.ShapeDtypeStruct((), own)})
+    theirs = programs.trace("outputs", draw, {"key": key})
+    assert static.prove(ours, ours)
+    assert not static.prove(ours, theirs)

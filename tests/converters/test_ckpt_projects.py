@@ -1,0 +1,133 @@
+"""Checkpoints as other projects keep them: items, files without a suffix, several trees."""
+
+import flax.serialization
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax.training import train_state
+
+from maxmig import errors
+from maxmig.converters import checkpoint, convert, diff, hash, inspect
+
+
+class _State(train_state.TrainState):
+    batch_stats: dict
+
+
+def _state(layers=3):
+    random = np.random.default_rng(0)
+    layer = {"Dense_0": {"kernel": (2, 4)}, "BatchNorm_0": {"scale": (4,)}}
+    params = {
+        f"layers_{i}": {
+            module: {name: random.random(shape, np.float32) for name, shape in leaves.items()}
+            for module, leaves in layer.items()
+        }
+        for i in range(layers)
+    }
+    stats = {
+        f"layers_{i}": {
+            "BatchNorm_0": {name: random.random(4, np.float32) for name in ("mean", "var")}
+        }
+        for i in range(layers)
+    }
+    return _State.create(
+        apply_fn=None, params=params, tx=optax.adamw(1e-3), batch_stats=stats
+    ).replace(step=np.array(5, np.int32))
+
+
+def _convert(source, target, to, **options):
+    opened = checkpoint.read(source)
+    if target.suffix == ".msgpack":
+        options["container"] = "msgpack"
+    return convert.run(convert.plan(opened, to, **options), target)
+
+
+@pytest.mark.parametrize("item", ["default", "state"])
+def test_a_tree_keeps_the_name_of_its_item(tmp_path, item):
+    state = _state()
+    with ocp.CheckpointManager(tmp_path / "src") as manager:
+        save = ocp.args.StandardSave(state)
+        if item != "default":
+            save = ocp.args.Composite(state=save, told=ocp.args.JsonSave({"epoch": 2}))
+        manager.save(5, args=save)
+    _convert(tmp_path / "src", tmp_path / "nnx", "nnx")
+    _convert(tmp_path / "nnx", tmp_path / "back", "linen")
+    with ocp.CheckpointManager(tmp_path / "back") as manager:
+        ask = ocp.args.StandardRestore(state)
+        if item == "default":
+            found = manager.restore(5, args=ask)
+        else:
+            asked = ocp.args.Composite(state=ask, told=ocp.args.JsonRestore())
+            both = manager.restore(5, args=asked)
+            found = both["state"]
+            assert both["told"] == {"epoch": 2}
+    np.testing.assert_array_equal(
+        found.params["layers_2"]["Dense_0"]["kernel"], state.params["layers_2"]["Dense_0"]["kernel"]
+    )
+
+
+def test_a_step_with_several_trees_asks_for_one(tmp_path):
+    tree = {"params": {"Dense_0": {"kernel": np.ones((2, 2), np.float32)}}}
+    with ocp.CheckpointManager(tmp_path / "src") as manager:
+        both = {name: ocp.args.StandardSave(tree) for name in ("state", "ema")}
+        manager.save(5, args=ocp.args.Composite(**both))
+    for path in (tmp_path / "src", tmp_path / "src" / "5"):
+        with pytest.raises(errors.CheckpointError, match="holds 2: ema, state; give the path"):
+            inspect.inspect(path)
+    one = tmp_path / "src" / "5" / "ema"
+    assert inspect.inspect(one).layout == "linen-variables"
+    todo = convert.plan(checkpoint.read(one), "nnx")
+    assert "not converted: state" in convert.prepare(todo, tmp_path / "dst").notes[0]
+    convert.run(todo, tmp_path / "dst")
+    assert inspect.inspect(tmp_path / "dst").layout == "nnx-state"
+    assert not (tmp_path / "dst" / "5" / "state").exists()
+
+
+def test_a_file_of_flax_needs_no_suffix_and_goes_there_and_back(tmp_path):
+    (tmp_path / "src").mkdir()
+    file = tmp_path / "src" / "checkpoint_5"
+    file.write_bytes(flax.serialization.to_bytes(_state()))
+    _convert(file, tmp_path / "nnx.msgpack", "nnx")
+    chain = optax.adamw(1e-3)  # its empty states at the end leave no trace in NNX's tree
+    skeleton_lost = checkpoint.read(tmp_path / "nnx.msgpack").skeleton
+    assert len(skeleton_lost["tuple"]) == 1 < len(chain.init({}))
+    _convert(file, tmp_path / "nnx", "nnx")
+    _convert(tmp_path / "nnx", tmp_path / "back.msgpack", "linen-state")
+    restored = flax.serialization.from_bytes(_state(), (tmp_path / "back.msgpack").read_bytes())
+    kernel = restored.params["layers_1"]["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, _state().params["layers_1"]["Dense_0"]["kernel"])
+    with pytest.raises(errors.CheckpointError, match=r"one for each \(checkpoint_5\): give one"):
+        inspect.inspect(tmp_path / "src")
+    (tmp_path / "text").write_text("no checkpoint")
+    with pytest.raises(errors.CheckpointError, match="it is a file of another kind"):
+        inspect.inspect(tmp_path / "text")
+
+
+def test_two_names_that_would_be_one_are_refused_in_a_file(tmp_path):
+    params = {"a": {"b": np.ones(2, np.float32)}, "a.b": np.zeros(2, np.float32)}
+    tree = {"params": {**params, "Dense_0": {"kernel": np.ones((2, 2), np.float32)}}}
+    (tmp_path / "src.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    with pytest.raises(errors.ConvertError, match=r"both would be kept as 'params\.a\.b'"):
+        _convert(tmp_path / "src.msgpack", tmp_path / "dst.msgpack", "linen-variables")
+
+
+def test_statistics_of_stacked_layers_compare_equal(tmp_path):
+    state = _state()
+    ocp.PyTreeCheckpointer().save(tmp_path / "apart", state)
+    state.batch_stats["layers_1"]["BatchNorm_0"]["mean"][2] += 1
+    ocp.PyTreeCheckpointer().save(tmp_path / "other", state)
+    _convert(tmp_path / "apart", tmp_path / "stacked", "nnx", scan=True, scan_axis=1)
+    apart, other, stacked = (
+        checkpoint.read(tmp_path / name) for name in ("apart", "other", "stacked")
+    )
+    assert stacked.leaves["batch_stats/layers/BatchNorm_0/mean"].shape == (3, 4)
+    assert hash.fingerprint(apart).digest == hash.fingerprint(stacked).digest
+    assert hash.fingerprint(other).digest != hash.fingerprint(stacked).digest
+    assert diff.diff(apart, stacked).exit_code == 0
+    assert diff.diff(stacked, apart).exit_code == 0
+    found = diff.diff(other, stacked)
+    assert found.exit_code == 1
+    assert [line.path for line in found.lines if line.sign == "*"] == [
+        "batch_stats/layers/BatchNorm_0/mean"
+    ]
