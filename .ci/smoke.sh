@@ -117,6 +117,20 @@ run 0 parity noise tiny.yml -o noise.json
 run 1 parity localize tiny.yml --bug epsilon
 run 0 parity selftest --bugs epsilon --side candidate
 run 0 parity explain norm-promotion
+
+cat > pair.py <<'PY'
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import nnx
+
+
+def make():
+    x = jnp.linspace(-1, 1, 12).reshape(3, 4)
+    return nn.Dense(5), nnx.Linear(4, 5, rngs=nnx.Rngs(0)), (x,)
+PY
+run 0 parity run --pair pair:make --run-dir pair
+run 0 parity localize --pair pair:make
+mkdir theirs
 run 0 parity init --pair pair:make --dir theirs
 
 cp tiny.yml rollout.yml
@@ -127,7 +141,7 @@ json flags show rollout.yml
 json flags log
 run 0 flags lint rollout.yml
 run 0 flags graduate rollout.yml --dry-run
-run 0 lint .
+run 0 lint pair.py
 
 json bench train --steps 3 tiny.yml
 run 0 bench convert --sizes 4 --repeats 1
