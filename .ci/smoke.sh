@@ -143,7 +143,7 @@ run 0 flags lint rollout.yml
 run 0 flags graduate rollout.yml --dry-run
 run 0 lint pair.py
 
-json bench train --steps 3 tiny.yml
+json bench train --quick tiny.yml
 run 0 bench convert --sizes 4 --repeats 1
 
 echo "smoke: PASS: $count commands in $SECONDS s"
