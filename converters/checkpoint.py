@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import accounting, disk, flat, layouts, places, restack, skeletons, stacks
+from maxmig.converters import disk, flat, layouts, places, skeletons, stacks
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 
 if TYPE_CHECKING:
@@ -89,53 +88,6 @@ class Checkpoint:
     def _canonical(self, found: dict[str, Any]) -> dict[str, Any]:
         if "step" in found:
             found["step"] = canonical_step(found["step"])
-        return found
-
-
-def stream(
-    source: Checkpoint,
-    moves: Sequence[restack.Move],
-    progress: Callable[[int], None] = lambda nbytes: None,
-) -> Iterator[tuple[restack.Move, Any]]:
-    """Makes leaves one after another, reading the source in small groups, each leaf once.
-
-    Args:
-        source: the checkpoint.
-        moves: how the leaves come about.
-        progress: called with the bytes that were read.
-
-    Yields:
-        Each move with its array; with the `CheckpointError` instead if a source cannot be read.
-    """
-    uses = Counter(path for move in moves for path in move.sources)
-    by_place = {source.places[path]: path for path in uses}
-    groups = disk.groups(source.tree, iter(by_place))
-    pending: dict[str, Any] = {}
-    for move in moves:
-        while any(path not in pending for path in move.sources):
-            group = [by_place[place] for place in next(groups)]
-            pending |= _load_each(source, group)
-            progress(accounting.total(source.leaves[path] for path in group))
-        arrays = [pending[path] for path in move.sources]
-        failed = next((array for array in arrays if isinstance(array, Exception)), None)
-        yield move, move.apply(arrays) if failed is None else failed
-        for path in move.sources:
-            uses[path] -= 1
-            if not uses[path]:
-                pending[path] = None
-
-
-def _load_each(source: Checkpoint, paths: Sequence[str]) -> dict[str, Any]:
-    """Loads a group; if that fails, leaf by leaf, so that only the damaged ones are missing."""
-    try:
-        return source.load(dict.fromkeys(paths))
-    except errors.CheckpointError:
-        found: dict[str, Any] = {}
-        for path in paths:
-            try:
-                found |= source.load({path: None})
-            except errors.CheckpointError as error:
-                found[path] = errors.CheckpointError(f"{path}: {error}")
         return found
 
 

@@ -68,24 +68,6 @@ def load(
     return found
 
 
-def groups(
-    stored: Mapping[DiskPath, Leaf | Hole], paths: Iterator[DiskPath], limit: int = 64 << 20
-) -> Iterator[list[DiskPath]]:
-    """Cuts paths into runs of at most `limit` bytes, or of one leaf that is larger."""
-    group: list[DiskPath] = []
-    size = 0
-    for path in paths:
-        leaf = stored[path]
-        nbytes = leaf.nbytes if isinstance(leaf, Leaf) else 0
-        if group and size + nbytes > limit:
-            yield group
-            group, size = [], 0
-        group.append(path)
-        size += nbytes
-    if group:
-        yield group
-
-
 def describe(value: Any) -> Leaf:
     """Shape and type of an array or a `ShapeDtypeStruct`, random keys included."""
     import jax

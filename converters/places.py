@@ -1,7 +1,6 @@
 """Finds checkpoints, and judges by names and small files whether they are whole."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -104,14 +103,6 @@ def metadata(place: Place) -> dict[str, Any]:
         if directory is not None and (directory / STEP_METADATA).is_file():
             return dict(read_json(directory / STEP_METADATA).get("custom_metadata") or {})
     return {}
-
-
-def add_metadata(step_dir: Path, custom: Mapping[str, Any]) -> None:
-    """Adds custom metadata to a step that is not in use yet; what it says itself already, stays."""
-    file = step_dir / STEP_METADATA
-    found = read_json(file)
-    found["custom_metadata"] = {**custom, **(found.get("custom_metadata") or {})}
-    file.write_text(json.dumps(found))
 
 
 def _locate_step(path: Path, step: int | None) -> Place:
@@ -229,14 +220,31 @@ def _readable(path: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of Orbax metadata."""
+    """A file of Orbax metadata; raises as `load_json`."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise errors.CheckpointError(
-            f"{path}: expected Orbax metadata (JSON), but reading it failed: {error}; "
-            "the checkpoint is damaged: take another step or another copy"
-        ) from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return load_json(data, str(path))
+
+
+def load_json(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: it is not one, or is nested too deep to be read.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(where, error) from error
     if not isinstance(found, dict):
-        raise errors.CheckpointError(f"{path}: expected a JSON object, got {type(found).__name__}")
+        raise errors.CheckpointError(f"{where}: expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _unreadable(where: str, error: Exception) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        f"{where}: expected Orbax metadata (JSON), but reading it failed: {error}; "
+        "the checkpoint is damaged: take another step or another copy"
+    )

@@ -6,9 +6,9 @@ leaves have the shapes of the parameters.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from maxmig import errors, trees
 from maxmig.converters import skeletons, stacks
@@ -39,26 +39,6 @@ class Move:
     axis: int = 0
     index: int = 0
     source_axis: int = 0
-
-    def apply(self, arrays: Sequence[Any]) -> Any:
-        """The leaf, from the arrays of `sources`, on the host unless nothing changes."""
-        import jax
-        import jax.numpy as jnp
-        import numpy as np
-
-        if self.op == "same":
-            return arrays[0]
-        impl = jax.random.key_impl(arrays[0]) if self.leaf.is_key else None
-        if impl is not None:
-            arrays = [jax.random.key_data(array) for array in arrays]
-        host = [np.asarray(array) for array in arrays]
-        if self.op == "stack":
-            made = np.stack(host, self.axis)
-        elif self.op == "take":
-            made = host[0][(slice(None),) * self.axis + (self.index,)]
-        else:
-            made = np.moveaxis(host[0], self.source_axis, self.axis)
-        return made if impl is None else jax.random.wrap_key_data(jnp.asarray(made), impl=impl)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ for _name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "MAXMIG_DEBUG"):
     os.environ.pop(_name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what takes minutes, unless MAXMIG_SLOW is set."""
+    if os.environ.get("MAXMIG_SLOW"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: MAXMIG_SLOW=1 runs it"))
+
+
 @pytest.fixture(autouse=True)
 def _strict_core(request: pytest.FixtureRequest) -> Iterator[None]:
     """The tests of core/ run with strict dtype promotion, and rank promotion is an error.

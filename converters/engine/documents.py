@@ -135,7 +135,7 @@ def step(conversion: Conversion, others: Iterable[str], *, alone: bool) -> bytes
     if isinstance(source, orbax.Orbax):
         data = files.Files(source.url).read(places.STEP_METADATA)
         if data is not None:
-            told = orbax_tree.load_json(data, kv.join(source.url, places.STEP_METADATA))
+            told = places.load_json(data, kv.join(source.url, places.STEP_METADATA))
     known = told.get("item_handlers")
     handlers: Any = _HANDLER
     if not alone:

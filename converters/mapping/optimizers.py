@@ -5,7 +5,6 @@ An NNX tree has no trace of empty states at the end of a chain; `tx.init` tells 
 
 import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +59,12 @@ def _imported(name: str) -> Any:
 
 def _walked(tx: Any, state: State) -> skeletons.Skeleton:
     import jax
-    import optax
 
-    flat = {
+    from maxmig import optim
+
+    params = {
         path.partition("/")[2]: jax.ShapeDtypeStruct(item.leaf.shape, item.leaf.dtype)
         for path, item in state.items.items()
         if path.startswith("params/")
     }
-    nested = trees.unflatten(flat)
-    return _describe(jax.eval_shape(tx.init, nested), frozenset(flat), set(nested), optax)
-
-
-def _describe(node: Any, paths: frozenset[str], roots: set[str], optax: Any) -> skeletons.Skeleton:
-    if node is None or isinstance(node, optax.EmptyState | optax.MaskedNode):
-        return None
-    if isinstance(node, Mapping) and set(node) == roots:
-        flat = trees.flatten(node)
-        return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
-    if isinstance(node, Mapping):
-        return {"dict": {str(key): _describe(v, paths, roots, optax) for key, v in node.items()}}
-    if names := getattr(node, "_fields", ()):
-        fields = zip(names, node, strict=True)
-        return {"dict": {name: _describe(value, paths, roots, optax) for name, value in fields}}
-    if isinstance(node, tuple | list):
-        return {"tuple": [_describe(value, paths, roots, optax) for value in node]}
-    return "array"
+    return optim.skeleton(tx, params)

@@ -59,13 +59,13 @@ class Orbax:
         names = self._files.names(f"{orbax_tree.ARRAYS}/")
         arrays = [self._json(name) for name in sorted(names) if "/process_" in name]
         shardings = self._files.read(orbax_tree.SHARDING)
-        described = orbax_tree.load_json(tree, kv.join(self.items, orbax_tree.TREE))
+        described = places.load_json(tree, kv.join(self.items, orbax_tree.TREE))
         if "use_ocdbt" not in described:  # older versions of Orbax do not say
             described["use_ocdbt"] = self._files.read("manifest.ocdbt") is not None
         return orbax_tree.parse(
             described,
             arrays,
-            orbax_tree.load_json(shardings, kv.join(self.items, orbax_tree.SHARDING))
+            places.load_json(shardings, kv.join(self.items, orbax_tree.SHARDING))
             if shardings
             else {},
             self.url,
@@ -162,7 +162,7 @@ class Orbax:
                 data = files.Files(directory).read(places.STEP_METADATA)
                 if data is not None:
                     where = kv.join(directory, places.STEP_METADATA)
-                    return dict(orbax_tree.load_json(data, where).get("custom_metadata") or {})
+                    return dict(places.load_json(data, where).get("custom_metadata") or {})
         return {}
 
     def rank(self, path: DiskPath) -> int:
@@ -235,7 +235,7 @@ class Orbax:
         return f"{self.url}: {spell(path)}"
 
     def _json(self, name: str) -> dict[str, Any]:
-        return orbax_tree.load_json(self._files.read(name) or b"", kv.join(self.items, name))
+        return places.load_json(self._files.read(name) or b"", kv.join(self.items, name))
 
     def _reading(self, path: DiskPath | None = None) -> files.reading:
         return files.reading(self.url if path is None else self._where(path))

@@ -63,24 +63,6 @@ def name_of(path: DiskPath) -> str:
     return ".".join(map(str, path))
 
 
-def load_json(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: it is not one, or is nested too deep to be read.
-    """
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise errors.CheckpointError(
-            f"{where}: expected Orbax metadata (JSON), but reading it failed: {error}; "
-            "the checkpoint is damaged: take another step or another copy"
-        ) from error
-    if not isinstance(found, dict):
-        raise errors.CheckpointError(f"{where}: expected a JSON object, got {type(found).__name__}")
-    return found
-
-
 def parse(
     tree: dict[str, Any], arrays: Iterable[dict[str, Any]], shardings: dict[str, Any], where: str
 ) -> Tree:

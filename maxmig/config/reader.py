@@ -79,8 +79,13 @@ def _text(path: Path, name: str) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{name}: cannot be read: {reason}", exit_code=4) from None
+    return decode(raw, name).removeprefix("\ufeff")
+
+
+def decode(raw: bytes, name: str) -> str:
+    """UTF-8 as it is, byte-order mark and line ends included; ConfigError if it is no text."""
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{name}: not a text file (byte {error.start} is not UTF-8); expected YAML"

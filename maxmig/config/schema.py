@@ -1,7 +1,5 @@
 """The whole configuration: the groups, the checks between groups, and the index of the keys."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
 
+from maxmig import digests
 from maxmig.config import scalars
 from maxmig.config.groups.base import Contradiction, Group
 from maxmig.config.groups.checkpoint import Checkpoint
@@ -92,8 +91,7 @@ class Config(Group):
     @property
     def digest(self) -> str:
         """The SHA-256 of the effective values, 64 hexadecimal digits."""
-        text = json.dumps(self.flat(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digests.of_json(self.flat())
 
     def replace(self, **changes: Any) -> "Config":
         """A new validated configuration with some flat keys changed."""

@@ -24,10 +24,10 @@ def skeleton(tx: optax.GradientTransformation, params: Mapping[str, Any]) -> Any
 def _describe(node: Any, paths: set[str], roots: set[str]) -> Any:
     if node is None or isinstance(node, optax.EmptyState | optax.MaskedNode):
         return None
-    if isinstance(node, dict) and set(node) == roots:
+    if isinstance(node, Mapping) and set(node) == roots:
         flat = trees.flatten(node)
         return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return {"dict": {str(k): _describe(v, paths, roots) for k, v in node.items()}}
     if names := getattr(node, "_fields", ()):  # a named tuple
         fields = zip(names, node, strict=True)

@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import maxmig
-from maxmig import errors
+from maxmig import digests, errors
 
 if TYPE_CHECKING:
     from maxmig.config import Config, Stage
@@ -178,7 +177,7 @@ class Card:
 
     def _seal(self) -> str:
         document = {name: value for name, value in self.document().items() if name != "seal"}
-        return hashlib.sha256(_canonical(document).encode()).hexdigest()
+        return digests.of_json(document, allow_nan=False)
 
 
 def of(report: "Report") -> Card:
@@ -226,7 +225,7 @@ def config_digest(cfg: "Config") -> str:
     from maxmig.config.flags import KEYS
 
     values = {key: value for key, value in cfg.flat().items() if key not in KEYS}
-    return hashlib.sha256(_canonical(_plain(values)).encode()).hexdigest()
+    return digests.of_json(_plain(values), allow_nan=False)
 
 
 @functools.cache
@@ -271,10 +270,6 @@ def _plain(value: Any) -> Any:
     from maxmig.cli import console
 
     return console.jsonable(value)
-
-
-def _canonical(document: Any) -> str:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _days(age: datetime.timedelta) -> str:

@@ -9,8 +9,6 @@ threshold cannot.
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
-
 from maxmig import errors
 from maxmig.config import Config
 
@@ -135,11 +133,6 @@ def choose(cfg: Config, platform: str, name: str = AUTO) -> Policy:
         "noise of the control; weights at the start, settings and counters exactly equal"
     )
     return Policy(RATIO, text, _LIMITS[coarsest], coarsest)
-
-
-def roundoff(dtype: np.dtype | str) -> float:
-    """The relative error of one rounding to a type."""
-    return _ROUNDOFF.get(str(dtype), 0.0)
 
 
 def dtypes(cfg: Config) -> dict[str, str]:

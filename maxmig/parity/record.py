@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maxmig import errors
+from maxmig import digests, errors
 from maxmig.config import Config, Stage
 from maxmig.parity import attest, card, levels
 from maxmig.parity import inputs as batches
@@ -280,5 +280,4 @@ def _dtype(name: str) -> Any:
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "seal"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digests.of_json(rest, allow_nan=False)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maxmig.config import reader
 from maxmig.errors import PreflightError
 from maxmig.rollout import document, evidence, execute, splice
 from maxmig.rollout import plan as planning
@@ -88,7 +89,7 @@ def _refuse_impossible(plan: Plan) -> None:
 
 
 def _step(file: FilePlan, raw: bytes, found: evidence.Finding) -> execute.Step:
-    doc = Document.parse(document.decode(raw, file.path), file.path)
+    doc = Document.parse(reader.decode(raw, file.path), file.path)
     made = planning.splices(doc, file.changes)
     if splice.sha256(splice.apply(raw, made)) != file.sha256_after:
         raise PreflightError(

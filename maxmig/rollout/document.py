@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from maxmig.config import reader
 from maxmig.errors import ConfigError, DataError
 
 MERGE = "tag:yaml.org,2002:merge"
@@ -84,7 +85,7 @@ class Document:
             ConfigError: it is not UTF-8 or not YAML; the message has the line.
         """
         name = str(path) if name is None else name
-        return cls.parse(decode(read_bytes(path, name), name), name)
+        return cls.parse(reader.decode(read_bytes(path, name), name), name)
 
     @classmethod
     def parse(cls, text: str, name: str) -> "Document":
@@ -173,19 +174,6 @@ def read_bytes(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: cannot be read: {reason}") from None
-
-
-def decode(raw: bytes, name: str) -> str:
-    """UTF-8 as it is, byte-order mark and line ends included."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{name}: not a text file (byte {error.start} is not UTF-8); expected YAML"
-        ) from None
-    if "\0" in text:
-        raise ConfigError(f"{name}: not a text file (it has NUL bytes); expected YAML")
-    return text
 
 
 def items(node: Any) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maxmig.config import flags, maxtext_keys, schema
+from maxmig.config import flags, maxtext_keys, reader, schema
 from maxmig.errors import ConfigError, DataError, MaxmigError
 from maxmig.rollout import dangers, document, effective
 from maxmig.rollout.choice import Choice
@@ -57,7 +57,7 @@ def lint(names: Sequence[str], choice: Choice | None = None) -> list[Finding]:
 def _file(name: str, choice: Choice) -> Iterator[Finding]:
     path = Path(name)
     try:
-        text = document.decode(document.read_bytes(path, name), name)
+        text = reader.decode(document.read_bytes(path, name), name)
     except ConfigError as error:  # not text: no configuration
         if _HINTS.search(path.read_bytes().decode("utf-8", "replace")):
             yield Finding(name, 1, "yaml", str(error).removeprefix(f"{name}: "))

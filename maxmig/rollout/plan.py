@@ -7,7 +7,6 @@ nothing.
 
 import contextlib
 import datetime
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import maxmig
-from maxmig import errors
+from maxmig import digests, errors
 from maxmig.config import flags
 from maxmig.config.flags import LADDER, Stage
 from maxmig.rollout import dangers, document, edits, effective, splice
@@ -145,7 +144,7 @@ class Plan:
             **vars(self),
             "files": [file.document() for file in self.files],
         }
-        return found | {"seal": _seal(found)}
+        return found | {"seal": digests.of_json(found)}
 
     def write(self, path: Path) -> None:
         """Writes the plan as JSON; an older plan is replaced, any other file is not.
@@ -182,7 +181,7 @@ class Plan:
                 f"{path}: expected a plan of `maxmig flags plan`, schema_version {SCHEMA_VERSION}"
             )
         seal = found.pop("seal", None)
-        if seal != _seal(found):
+        if seal != digests.of_json(found):
             raise errors.PreflightError(
                 f"{path}: the plan was edited after it was made (its seal does not fit); make it "
                 "again"
@@ -373,8 +372,3 @@ def _is_plan(path: Path) -> bool:
         return "seal" in json.loads(path.read_text("utf-8"))
     except (ValueError, TypeError):
         return False
-
-
-def _seal(found: Mapping[str, Any]) -> str:
-    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from maxmig.config import reader
 from maxmig.errors import DataError, PreflightError
 from maxmig.rollout import document, edits, execute, ledger, splice
 from maxmig.rollout.document import Document
@@ -65,7 +66,7 @@ def _step(path: Path, change: FileChange, entry: Entry) -> execute.Step | None:
         if splice.sha256(splice.apply(raw, made)) != change.sha256_before:
             raise PreflightError(f"{name}: the ledger's entry {entry.id} does not fit the file")
     else:
-        made = _keys_only(Document.parse(document.decode(raw, name), name), change, entry)
+        made = _keys_only(Document.parse(reader.decode(raw, name), name), change, entry)
         if not made:
             return None
     return execute.Step(

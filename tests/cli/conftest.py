@@ -1,41 +1,22 @@
 """A command `probe` whose behaviour a test chooses, and a way to run command lines."""
 
 import argparse
-import dataclasses
-import json
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
+import commands
 import pytest
 
-from maxmig.cli import common, main, parser, verb
-
-
-@dataclasses.dataclass
-class Result:
-    """What a command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+from maxmig.cli import common, parser, verb
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., commands.Result]:
     """Runs one command line: `run("flags", "show", "--json")`."""
 
-    def call(*argv: str) -> Result:
-        code = main.main(argv)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return call
+    return lambda *argv: commands.call(capsys, argv)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maxmig.cli import main
 from maxmig.converters import checkpoint, convert, disk
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 
@@ -96,3 +97,16 @@ def bytes_of(array: Any) -> bytes:
     if disk.describe(array).is_key:
         array = jax.random.key_data(array)
     return np.asarray(array).tobytes()
+
+
+@pytest.fixture
+def maxmig(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        code = main.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err and "internal error" not in err, err
+        return code, out, err
+
+    return run

@@ -4,20 +4,6 @@ import json
 
 import pytest
 
-from maxmig.cli import main
-
-
-@pytest.fixture
-def maxmig(capsys):
-    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
-
-    def run(*words):
-        code = main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
 
 def test_inspect(maxmig, source):
     code, out, _ = maxmig("ckpt", "inspect", source("gpt3_nnx_scan"), "--depth", 2)

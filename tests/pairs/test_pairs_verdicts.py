@@ -1,7 +1,6 @@
 """Users' pairs, from stock Flax layers: mapping, verdict and explanation; and what must fail."""
 
 import functools
-import os
 
 import pairs_zoo as zoo
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from maxmig.parity import pairs
 from maxmig.parity.report import Report
 from maxmig.parity.results import Verdict
-
-SLOW = pytest.mark.skipif("MAXMIG_SLOW" not in os.environ, reason="set MAXMIG_SLOW=1 to run it")
 
 # Where real arrays alone are the point of the test.
 NATIVE_ONLY = {"untied", "stopped", "exchanged", "gru"}
@@ -60,7 +57,9 @@ def test_attention_scaling_is_explained() -> None:
     assert found.check("outputs").triangulated
 
 
-@pytest.mark.parametrize("name", ["norm_bf16", pytest.param("transformer_bf16", marks=SLOW)])
+@pytest.mark.parametrize(
+    "name", ["norm_bf16", pytest.param("transformer_bf16", marks=pytest.mark.slow)]
+)
 def test_norm_promotion_is_explained(name: str) -> None:
     found = report(name)
     assert found, found.summary

@@ -1,41 +1,20 @@
 """A folder to work in, the command line, cards of parity, and MaxText packages of three eras."""
 
-import dataclasses
 import datetime
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from rollout_files import CONFIG, KEYS, TYPES, base_yml
 
-from maxmig.cli import main
-
-
-@dataclasses.dataclass
-class Result:
-    """What a command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., commands.Result]:
     """Runs one command line of the group: `run("plan", "--to", "nnx", "a.yml")`."""
 
-    def call(*argv: Any) -> Result:
-        capsys.readouterr()
-        code = main.main(["flags", *map(str, argv)])
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return lambda *argv: commands.call(capsys, ["flags", *map(str, argv)])
 
 
 @pytest.fixture

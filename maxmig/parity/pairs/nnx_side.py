@@ -118,10 +118,6 @@ class NnxSide:
         """The module's parameters."""
         return {n: _value(leaf) for n, (_, leaf) in _flat(nnx.state(model, nnx.Param)).items()}
 
-    def as_state(self, model: nnx.Module, gradients: Flat) -> Any:
-        """Gradients in the form that `nnx.Optimizer` takes."""
-        return _with(nnx.state(model, nnx.Param), gradients)
-
     def counts(self, model: nnx.Module) -> Flat:
         """The counters of the module's random streams."""
         flat = nnx.to_flat_state(nnx.state(model, nnx.RngCount))

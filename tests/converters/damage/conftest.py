@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maxmig.cli import main
-
 WAYS = {
     "ocdbt, zarr 2": {"use_ocdbt": True, "use_zarr3": False},
     "ocdbt, zarr 3": {"use_ocdbt": True, "use_zarr3": True},
@@ -96,18 +94,5 @@ def changed(saved: Callable[[Any], Path]) -> Callable[..., Path]:
         tree = state()
         change(tree)
         return saved(tree)
-
-    return run
-
-
-@pytest.fixture
-def maxmig(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        code = main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err and "internal error" not in err, err
-        return code, out, err
 
     return run

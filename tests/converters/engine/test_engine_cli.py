@@ -1,5 +1,6 @@
 """`maxmig ckpt convert`: the engine's options, several processes, and what is told."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,19 +9,11 @@ import sys
 import pytest
 from engine_cases import contents
 
-from maxmig.cli import main
-
 
 @pytest.fixture
-def maxmig(capsys):
-    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
-
-    def run(*words):
-        code = main.main(["ckpt", "convert", *map(str, words)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def maxmig(maxmig):
+    """Runs `ckpt convert`: maxmig(SRC, DST, ...) -> (exit code, stdout, stderr)."""
+    return functools.partial(maxmig, "ckpt", "convert")
 
 
 def test_the_plan_is_told_and_a_dry_run_stops_there(maxmig, source, tmp_path):

@@ -93,7 +93,7 @@ def test_kill_minus_nine(sizable, tmp_path):
     assert files_of(sizable) == before and result.resumed == 0
 
 
-@pytest.mark.skipif("MAXMIG_SLOW_TESTS" not in os.environ, reason="minutes: MAXMIG_SLOW_TESTS=1")
+@pytest.mark.slow
 def test_kill_minus_nine_at_fifty_random_moments(sizable, tmp_path):
     before = files_of(sizable)
     begin = time.monotonic()

@@ -9,7 +9,6 @@ import pytest
 from memory_storage import Memory
 
 from maxmig import errors
-from maxmig.cli import main
 from maxmig.converters import checkpoint, mapping, verify
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.leaves import Hole, Leaf
@@ -17,18 +16,6 @@ from maxmig.converters.ops import Same, Stack, Take
 from maxmig.converters.transfers import Conversion, Made, Transfer
 
 RNG = np.random.default_rng(2)
-
-
-@pytest.fixture
-def maxmig(capsys):
-    """Runs a command line: maxmig("ckpt", ...) -> (exit code, stdout, stderr)."""
-
-    def run(*words):
-        code = main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def leaf_of(array):

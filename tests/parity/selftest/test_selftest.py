@@ -1,7 +1,6 @@
 """Every bug is caught and named; an equivalent rewrite is not; localisation and its script."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +17,6 @@ from maxmig.parity.results import Verdict
 from maxmig.parity.sides import Side
 
 PAIR = Side(sides.small(), Stage.LINEN), Side(sides.small(), Stage.NNX)
-slow = pytest.mark.skipif(
-    not os.environ.get("MAXMIG_SLOW"), reason="takes minutes; MAXMIG_SLOW=1 runs it"
-)
 NAMES = [bug.name for bug in bugs.BUGS]
 
 
@@ -56,7 +52,7 @@ def test_bug_is_caught_at_float32(name: str, clean: Any) -> None:
     assert row and row.native, row
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["control", "candidate"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_bug_is_caught_at_float32(name: str, place: str, clean: Any) -> None:
@@ -70,7 +66,7 @@ def test_rewrite_raises_no_alarm(dtype: str) -> None:
     assert quiet, quiet
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rewrite_raises_no_alarm_at_any_seed(dtype: str) -> None:
     alarms = [q for q in selftest.without_alarm(PAIR, dtype, range(24)) if not q]
