@@ -19,7 +19,7 @@ demo: $(VENV)/.stamp-run ## the whole story in a few minutes
 	$(BIN)/maxmig demo
 
 test: $(VENV)/.stamp-dev ## all tests (JOBS=2 processes, ARGS=... for pytest)
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: ## format, lint, spelling, types, configurations, links
 	./lint.sh

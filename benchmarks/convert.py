@@ -18,30 +18,34 @@ from typing import Any
 from maxmig import errors
 
 SIZES = (256, 1024, 3072)  # MiB
-OURS = ("rename", "unstack", "copy", "stream", "stream-tight", "cast")
-OTHERS = ("cp", "orbax", "everything", "everything-cast")
+OURS = ("rename", "unstack", "copy", "copy-sync", "stream", "stream-tight", "cast")
+OTHERS = ("cp", "cp-sync", "orbax", "everything", "everything-cast")
 WAYS = (*OTHERS, *OURS)
 WHAT = {
     "cp": "cp -r",
+    "cp-sync": "cp -r, then sync of each file",
     "orbax": "Orbax: load all, save all",
     "everything": "load all, take layers apart, save all",
     "everything-cast": "load all, cast to bfloat16, save all",
     "rename": "Linen to NNX, names only (by reference)",
     "unstack": "layers apart, a layer a chunk (by reference)",
-    "copy": "Linen to NNX, --copy (by chunk)",
+    "copy": "Linen to NNX, --copy --no-fsync (by chunk)",
+    "copy-sync": "Linen to NNX, --copy (by chunk)",
     "stream": "layers apart, 64 MiB chunks of several layers (by stream)",
     "stream-tight": "the same with --max-memory 512MiB",
     "cast": "parameters and moments to bfloat16 (by stream)",
 }
 # Which source a way starts from: a layer in each chunk, or chunks of 64 MiB across layers.
 _SOURCE = {"unstack": "layered", "rename": "layered", "copy": "layered", "cp": "layered"}
+_SOURCE |= {"copy-sync": "layered", "cp-sync": "layered"}
 
 
 _JUDGED = 1024  # MiB: below, what does not depend on the size is most of the time
 _RATIOS = (
     ("rename", "cp", 0.1),
     ("unstack", "cp", 0.1),
-    ("copy", "cp", 1.5),
+    ("copy", "cp", 1.5),  # neither waits for the disk
+    ("copy-sync", "cp-sync", 1.5),
     ("stream", "everything", 0.5),
     ("cast", "everything-cast", 0.5),
 )

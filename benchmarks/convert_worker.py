@@ -23,7 +23,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    who = resource.RUSAGE_CHILDREN if request["what"] == "cp" else resource.RUSAGE_SELF
+    copied = request["what"] in ("cp", "cp-sync")
+    who = resource.RUSAGE_CHILDREN if copied else resource.RUSAGE_SELF
     return {"seconds": seconds, "peak": resource.getrusage(who).ru_maxrss << 10}
 
 
@@ -62,6 +63,8 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
     """The work, with everything imported that it needs."""
     if what == "cp":
         return lambda: subprocess.run(["cp", "-r", source, result], check=True)
+    if what == "cp-sync":
+        return lambda: _copied(source, result)
     if what in ("orbax", "everything", "everything-cast"):
         import jax
         import orbax.checkpoint as ocp
@@ -74,22 +77,30 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
     from maxmig.checkpoint import store
     from maxmig.converters import checkpoint, convert
     from maxmig.converters.engine.options import Options
+    from maxmig.converters.storage import kv
 
     store.versions()  # looks for installed packages, once a process
+    kv.directory("memory://started").list().result()  # starts TensorStore's threads
 
     options: dict[str, Any] = {"max_memory": 512 << 20} if what == "stream-tight" else {}
-    if what == "copy":
-        options["link"] = False
-    told: dict[str, Any] = {} if what in ("rename", "copy") else {"scan": False}
+    if what in ("copy", "copy-sync"):
+        options |= {"link": False, "fsync": what == "copy-sync"}
+    renamed = what in ("rename", "copy", "copy-sync")
+    told: dict[str, Any] = {} if renamed else {"scan": False}
     if what == "cast":
         told = {"dtype": "params=bfloat16,opt_state=bfloat16"}
-    to = "nnx" if what in ("rename", "copy") else "linen"
+    to = "nnx" if renamed else "linen"
 
     def work() -> None:
         todo = convert.plan(checkpoint.read(source), to, **told)
         convert.run(todo, result, options=Options(**options))
 
     return work
+
+
+def _copied(source: Path, result: Path) -> None:
+    subprocess.run(["cp", "-r", source, result], check=True)
+    subprocess.run(["sync", *(path for path in result.rglob("*") if path.is_file())], check=True)
 
 
 def _load_everything(what: str, source: Path, result: Path, ocp: Any, jax: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Checkpoint:
         metadata: the custom metadata of the step, as they are.
         notes: what a reader should know: irregular spelling, inferred facts.
         form: how exactly this tree is spelt.
+        below: the keys of the subtree that it is, in a tree that holds several.
     """
 
     place: places.Place
@@ -45,17 +47,16 @@ class Checkpoint:
     notes: tuple[str, ...]
     form: layouts.Form = dataclasses.field(default_factory=layouts.Form)
     opened: "Storage | None" = dataclasses.field(default=None, compare=False, repr=False)
+    below: DiskPath = ()
 
     @functools.cached_property
     def storage(self) -> "Storage":
         """Its arrays, box by box."""
         if self.opened is not None:
             return self.opened
-        from maxmig.converters.storage import orbax
+        from maxmig.converters.storage import items
 
-        place = self.place
-        above = None if place.step_dir is None else str(place.step_dir)
-        return orbax.Orbax(str(place.items), step_dir=above, step=place.step)
+        return items.of(self.place)
 
     @property
     def own(self) -> dict[str, Any]:
@@ -83,7 +84,10 @@ class Checkpoint:
     def _placed(self, path: str, sharding: Any) -> Any:
         import jax
 
-        return jax.device_put(self.storage.read(self.places[path]), sharding)
+        found: Any = self.storage.read(self.places[path])
+        if (impl := self.leaves[path].impl) is not None:
+            found = jax.random.wrap_key_data(found, impl=impl)
+        return jax.device_put(found, sharding)
 
     def _canonical(self, found: dict[str, Any]) -> dict[str, Any]:
         if "step" in found:
@@ -101,7 +105,8 @@ def read(
     """Opens a checkpoint: a directory of steps, one step, or its items; reads metadata only.
 
     Args:
-        path: where it is.
+        path: where it is; of several states in one tree, with the keys that lead to one
+            (`checkpoints/9/generator`).
         step: which step of a directory of steps; None takes the last complete one.
         layout: the name of its layout; None finds out.
         hints: what a person says of what its tree does not tell.
@@ -110,16 +115,32 @@ def read(
         CheckpointError: it is not there, not whole or not readable.
         ConvertError: no layout fits, or more than one.
     """
-    if elsewhere(path):
+    whole, below = apart(path)
+    told: dict[str, Any] = {"layout": layout, "hints": hints, "below": below}
+    if elsewhere(whole):
         from maxmig.converters import storage
 
-        opened = storage.open(path, step=step)
-        place = places.Place(Path(path), None, getattr(opened, "step", None))
-        return view(
-            place, opened.tree(), opened.metadata(), layout=layout, opened=opened, hints=hints
-        )
-    place = places.locate(path, step)
-    return view(place, disk.tree(place), places.metadata(place), layout=layout, hints=hints)
+        opened = storage.open(whole, step=step)
+        place = places.Place(Path(whole), None, getattr(opened, "step", None))
+        return view(place, opened.tree(), opened.metadata(), opened=opened, **told)
+    place = places.locate(whole, step)
+    return view(place, disk.tree(place), places.metadata(place), **told)
+
+
+def apart(path: str | Path) -> tuple[str | Path, DiskPath]:
+    """Where a checkpoint is, and the keys behind it: `9/generator` in a tree of two states."""
+    if "://" in str(path) or os.path.lexists(path):
+        return path, ()
+    place = places.absolute(path)
+    above = next(above for above in place.parents if os.path.lexists(above))
+    if place.relative_to(above).parts[0].isdigit():  # a step that is not there
+        return path, ()
+    try:
+        if not elsewhere(above):
+            places.locate(above)
+    except (errors.CheckpointError, OSError):  # no checkpoint: the path itself is wrong
+        return path, ()
+    return above, place.relative_to(above).parts
 
 
 def elsewhere(path: str | Path) -> bool:
@@ -127,7 +148,8 @@ def elsewhere(path: str | Path) -> bool:
     if "://" in str(path):
         return True
     place = Path(path)
-    return place.is_file() or (place.is_dir() and any(place.glob("*.safetensors")))
+    whole = place.is_dir() and any(place.glob("*.safetensors"))
+    return place.is_file() or whole or places.flax_file(place) is not None
 
 
 def view(
@@ -138,14 +160,19 @@ def view(
     layout: str | None = None,
     opened: "Storage | None" = None,
     hints: layouts.Hints | None = None,
+    below: DiskPath = (),
 ) -> Checkpoint:
     """A tree seen canonically; see `read`. Flat names, as safetensors have them, are cut first."""
+    if below:  # what is told of the whole tree is not told of a part
+        metadata = {key: value for key, value in metadata.items() if key != "maxmig"}
     own = metadata.get("maxmig")
     own = dict(own) if isinstance(own, Mapping) else {}
     cut = flat.cut(tree, own=bool(own)) if opened is not None else {at: at for at in tree}
+    if below:
+        cut = _below(place, cut, below)
     stored = {spelt: at for at, spelt in cut.items()}
     seen = {spelt: tree[at] for spelt, at in stored.items()}
-    kind, why, known = _layout(place, seen, own, layout)
+    kind, why, known = _layout(place, seen, own, layout, hints)
     reading = kind.read(seen, known, hints)
     where = {path: stored[at] for path, at in reading.places.items()}
     leaves = {path: _leaf(path, tree[at]) for path, at in where.items()}
@@ -165,7 +192,22 @@ def view(
         notes=(*reading.notes, *notes),
         form=form,
         opened=opened,
+        below=below,
     )
+
+
+def _below(
+    place: places.Place, cut: dict[DiskPath, DiskPath], keys: DiskPath
+) -> dict[DiskPath, DiskPath]:
+    size = len(keys)
+    found = {at: spelt[size:] for at, spelt in cut.items() if tuple(map(str, spelt[:size])) == keys}
+    if not found or () in found.values():
+        tops = ", ".join(sorted({str(spelt[0]) for spelt in cut.values() if spelt})) or "none"
+        raise errors.CheckpointError(
+            f"{place}: expected a subtree {'/'.join(map(str, keys))!r} (there is no such path "
+            f"either); its top-level keys are: {tops}"
+        )
+    return found
 
 
 def _layout(
@@ -173,6 +215,7 @@ def _layout(
     tree: dict[DiskPath, Leaf | Hole],
     own: Mapping[str, Any],
     asked: str | None,
+    hints: layouts.Hints | None,
 ) -> tuple[layouts.Layout, tuple[str, ...], layouts.Form | None]:
     """The layout as asked for, as the metadata say, or as the tree tells."""
     told = own.get("layout")
@@ -185,17 +228,20 @@ def _layout(
         return kind, evidence.reasons, None
     kind = layouts.get(asked)
     evidence = kind.evidence(tree)
-    if not evidence.fits and not _unclear(tree, kind):
-        raise errors.ConvertError(
-            f"{place}: expected layout {asked!r}, but {'; '.join(evidence.reasons)}"
-        )
-    return kind, evidence.reasons, None
-
-
-def _unclear(tree: dict[DiskPath, Leaf | Hole], kind: layouts.Layout) -> bool:
-    """Whether nothing speaks for or against: a bare tree may be of either framework."""
-    fits = any(other.evidence(tree).fits for other in layouts.LAYOUTS.values())
-    return not fits and kind.name in ("linen-params", "nnx-state", "to-nnx")
+    if evidence.fits:
+        return kind, evidence.reasons, None
+    against = "; ".join(evidence.reasons)
+    refused = errors.ConvertError(f"{place}: expected layout {asked!r}, but {against}")
+    if kind.name in layouts.BARE and any("opt_state" in path[:-1] for path in tree):
+        raise refused  # an optimizer's state would be taken for parameters
+    try:
+        held = kind.read(tree, None, hints).places
+    except errors.ConvertError as error:
+        told = "\n".join(str(error).splitlines()[:4])
+        raise errors.ConvertError(f"{refused}\n{told}") from error
+    if kind.name not in layouts.BARE and not any(path.startswith("params/") for path in held):
+        raise refused
+    return kind, (f"it was said so, although: {against}",), None
 
 
 def _form(place: places.Place, found: Mapping[str, Any]) -> layouts.Form:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import accounting, checkpoint, mapping, skeletons
+from maxmig.converters import accounting, checkpoint, mapping, places, skeletons
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.engine import plan as engine_plan
@@ -18,9 +18,20 @@ from maxmig.converters.engine.options import Options
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping.plan import PARAMS_ONLY as DROPPED
+from maxmig.converters.storage import orbax
 from maxmig.converters.transfers import Conversion
 
-__all__ = ["DROPPED", "Plan", "carry_out", "conversion", "plan", "prepare", "run"]
+__all__ = [
+    "DROPPED",
+    "Plan",
+    "carry_out",
+    "conversion",
+    "plan",
+    "prepare",
+    "refusal",
+    "replaced",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,7 @@ def plan(source: Checkpoint, to: str | None, **options: Any) -> Plan:
     Args:
         source: the checkpoint.
         to: the layout of the result.
-        options: those of `mapping.planned`: scan, scan_axis, from_scan_axis, dtype, params_only,
-            map_file, random, seed, optimizer, container.
+        options: those of `mapping.plan.Choices`, such as scan, dtype, params_only, container.
 
     Raises:
         ConvertError: a leaf has no place, layers are missing, or the way back would differ.
@@ -89,6 +99,26 @@ def prepare(
 ) -> engine_plan.Plan:
     """The way of every array and what it costs, from metadata alone."""
     return engine_plan.plan(conversion(todo), str(destination), options or Options())
+
+
+def refusal(
+    prepared: engine_plan.Plan,
+    destination: str | Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> errors.MaxmigError | None:
+    """The error that a run would end with before it writes anything; None: it would begin."""
+    try:
+        engine_run.check_destination(prepared, str(destination), overwrite=overwrite, resume=resume)
+    except errors.MaxmigError as error:
+        return error
+    return None
+
+
+def replaced(prepared: engine_plan.Plan, destination: str | Path) -> str:
+    """What is there already where the result is to be, in words; empty if nothing is."""
+    return engine_run.there(prepared, str(destination))
 
 
 def run(
@@ -141,14 +171,18 @@ def carry_out(
         str(destination),
         overwrite=overwrite,
         resume=resume,
-        finish=lambda step: _check_written(todo, step),
+        finish=lambda step, seen: _check_written(todo, step, seen),
         progress=progress,
     )
 
 
-def _check_written(todo: Plan, directory: Path) -> None:
-    """Reads the metadata of the result as any reader would: it must be what was planned."""
-    made = checkpoint.read(directory)
+def _check_written(todo: Plan, directory: Path, seen: orbax.Orbax | None) -> None:
+    """Looks at the metadata of the result as any reader would: it must be what was planned."""
+    if seen is None:
+        made = checkpoint.read(directory)
+    else:
+        place = places.locate(directory)
+        made = checkpoint.view(place, seen.tree(), places.metadata(place))
     planned = conversion(todo)
     tree = {**planned.leaves, **planned.holes}
     state = todo.planned.state

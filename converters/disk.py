@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import leaves
+from maxmig.converters import leaves, places
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 from maxmig.converters.places import Place
 
@@ -20,10 +20,9 @@ def tree(place: Place) -> dict[DiskPath, Leaf | Hole]:
     Raises:
         CheckpointError: the metadata cannot be read.
     """
-    from maxmig.converters.storage import orbax
+    from maxmig.converters.storage import items
 
-    above = None if place.step_dir is None else str(place.step_dir)
-    return orbax.Orbax(str(place.items), step_dir=above, step=place.step).tree()
+    return items.of(place).tree()
 
 
 def load(
@@ -45,6 +44,8 @@ def load(
     import jax
     import orbax.checkpoint as ocp
 
+    if place.parts:
+        return _load_parts(place, stored, wanted)
     items: dict[DiskPath, Any] = {}
     args: dict[DiskPath, Any] = {}
     for path, leaf in stored.items():
@@ -65,6 +66,19 @@ def load(
                 f"{place}: {leaves.spell(path)}: the metadata say {stored[path]}, "
                 f"the data are {describe(value)}; the checkpoint is damaged"
             )
+    return found
+
+
+def _load_parts(
+    place: Place, stored: Mapping[DiskPath, Leaf | Hole], wanted: Mapping[DiskPath, Any]
+) -> dict[DiskPath, Any]:
+    """The same where several items hold the tree."""
+    found: dict[DiskPath, Any] = {}
+    for part in place.parts:
+        inside = {path[1:]: leaf for path, leaf in stored.items() if path[0] == part}
+        asked = {path[1:]: sharding for path, sharding in wanted.items() if path[0] == part}
+        here = Place(place.items / part, place.step_dir, place.step)
+        found |= {(part, *path): value for path, value in load(here, inside, asked).items()}
     return found
 
 
@@ -96,9 +110,9 @@ def reading(place: Place) -> Iterator[None]:
         yield
     except errors.MaxmigError:
         raise
-    except PermissionError as error:
-        raise errors.CheckpointError(f"{place}: no permission to read {error.filename}") from error
     except Exception as error:
+        if denied := places.denied(error):
+            raise errors.CheckpointError(f"{place}: {denied}") from error
         told = "\n  ".join(str(error).strip().splitlines()[:4])
         raise errors.CheckpointError(
             f"{place}: expected a readable Orbax tree, but reading it failed; the files are "

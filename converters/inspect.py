@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors, trees
-from maxmig.converters import accounting, checkpoint, disk, leaves, places, restack
+from maxmig.converters import accounting, axes, checkpoint, disk, leaves, places
+from maxmig.converters.compare import record
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
+from maxmig.converters.storage.base import Storage
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Info:
         tree: all leaves and holes by disk path.
         family: the framework whose names the parameters have.
         container: what holds the arrays.
+        recorded: of how many arrays there are checksums.
     """
 
     path: str
@@ -54,6 +57,7 @@ class Info:
     tree: dict[DiskPath, Leaf | Hole]
     family: str | None = None
     container: str = "orbax"
+    recorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
     Raises:
         CheckpointError: there is none, or it is half-written or unreadable.
     """
-    if checkpoint.elsewhere(path):
+    whole, below = checkpoint.apart(path)
+    if checkpoint.elsewhere(whole) or below:
         return _file(path, step)
     place = places.locate(path, step)
     steps: tuple[int, ...] = ()
@@ -115,7 +120,7 @@ def _file(path: str | Path, step: int | None) -> Info:
     try:
         return _known(checkpoint.read(path, step=step), ())
     except errors.ConvertError as error:
-        opened = storage.open(path, step=step)
+        opened = storage.open(checkpoint.apart(path)[0], step=step)
         place = places.Place(Path(path), None, step)
         return _unknown(place, (), str(error), opened.tree(), opened.metadata())
 
@@ -123,7 +128,7 @@ def _file(path: str | Path, step: int | None) -> Info:
 def _known(found: checkpoint.Checkpoint, steps: tuple[int, ...]) -> Info:
     axis, notes = None, found.notes
     try:
-        axis = restack.layer_axis(found.leaves, found.own.get("param_scan_axis"))
+        axis = axes.layer_axis(found.leaves, found.own.get("param_scan_axis"))
     except errors.ConvertError as error:
         notes = (*notes, str(error))
     return Info(
@@ -139,10 +144,20 @@ def _known(found: checkpoint.Checkpoint, steps: tuple[int, ...]) -> Info:
         ),
         metadata=found.metadata,
         notes=notes,
-        tree=found.tree,
+        tree={
+            at: leaf
+            for at, leaf in found.tree.items()
+            if tuple(map(str, at[: len(found.below)])) == found.below
+        },
         family=found.layout.family,
         container=getattr(found.storage, "container", "orbax"),
+        recorded=_recorded(found.storage),
     )
+
+
+def _recorded(storage: Storage) -> int:
+    known = record.of(storage)
+    return 0 if known is None else len(known.arrays)
 
 
 def _unknown(

@@ -13,6 +13,7 @@ from typing import Any
 
 Key = str | int
 DiskPath = tuple[Key, ...]
+KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}  # of JAX's kinds of random keys
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Leaf:
         """Whether the leaf holds typed random keys."""
         return self.dtype.startswith("key<")
 
+    @property
+    def impl(self) -> str | None:
+        """The kind of random keys; None for other arrays."""
+        return self.dtype[4:-1] if self.is_key else None
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape as it is stored: that of random keys ends with their uint32 words."""
+        return self.shape if self.impl is None else (*self.shape, KEY_WORDS[self.impl])
+
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
 
@@ -49,6 +60,7 @@ class Hole(enum.Enum):
     NONE = "None"
     EMPTY_DICT = "{}"
     EMPTY_LIST = "[]"
+    EMPTY_TUPLE = "()"
 
 
 DiskTree = Mapping[DiskPath, Leaf | Hole]
@@ -65,7 +77,7 @@ def walk(nested: Any, path: DiskPath = ()) -> Iterator[tuple[DiskPath, Any]]:
             yield from walk(value, (*path, str(key)))
     elif isinstance(nested, list | tuple):
         if not nested:
-            yield path, Hole.EMPTY_LIST
+            yield path, Hole.EMPTY_TUPLE if isinstance(nested, tuple) else Hole.EMPTY_LIST
         for index, value in enumerate(nested):
             yield from walk(value, (*path, index))
     else:
@@ -101,7 +113,12 @@ class _Node(dict[Key, Any]):
     """A container under construction, told apart from leaves that are dicts."""
 
 
-_EMPTY: dict[Hole, Any] = {Hole.NONE: None, Hole.EMPTY_DICT: {}, Hole.EMPTY_LIST: []}
+_EMPTY: dict[Hole, Any] = {
+    Hole.NONE: None,
+    Hole.EMPTY_DICT: {},
+    Hole.EMPTY_LIST: [],
+    Hole.EMPTY_TUPLE: [],
+}
 
 
 def _closed(node: Any, path: DiskPath) -> Any:

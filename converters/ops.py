@@ -1,4 +1,4 @@
-"""How arrays of a result are made of arrays of a source: the operations, and their inverses.
+"""How arrays of a result are made of arrays of a source: the operations; `inverses` undo them.
 
 Each is pure arithmetic on shapes and boxes, so that any box of a result can be made without the
 rest; a whole checkpoint is then converted in pieces of any size.
@@ -6,19 +6,21 @@ rest; a whole checkpoint is then converted in pieces of any size.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from maxmig import errors
 from maxmig.converters import boxes, transfers
-from maxmig.converters.leaves import DiskPath, Leaf, spell
+from maxmig.converters.leaves import KEY_WORDS, Leaf, spell
 from maxmig.converters.transfers import Box, Op, Transfer
 
 if TYPE_CHECKING:
     import numpy as np
 
-Arrays = "Sequence[np.ndarray]"
+    Arrays = Sequence[np.ndarray]
+
+T = TypeVar("T")
 Parts = tuple[tuple[int, Box], ...]
 
 
@@ -32,9 +34,7 @@ class Same:
     def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
         return ((0, box),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         return arrays[0]
 
 
@@ -54,9 +54,7 @@ class Stack:
         rest = (*box[: self.axis], *box[self.axis + 1 :])
         return tuple((index, rest) for index in range(*box[self.axis]))
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         import numpy as np
 
         return np.stack(arrays, self.axis)
@@ -80,9 +78,7 @@ class Take:
         here = (self.index, self.index + 1)
         return ((0, (*box[: self.axis], here, *box[self.axis :])),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         return arrays[0].squeeze(self.axis)
 
 
@@ -102,9 +98,7 @@ class MoveAxis:
     def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
         return ((0, _moved(box, self.target, self.source)),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         import numpy as np
 
         return np.moveaxis(arrays[0], self.source, self.target)
@@ -140,9 +134,7 @@ class Concat:
             begin = end
         return tuple(found) or ((0, _resized(box, self.axis, (0, 0))),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         import numpy as np
 
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, self.axis)
@@ -167,9 +159,7 @@ class Slice:
         start, stop = box[self.axis]
         return ((0, _resized(box, self.axis, (start + self.start, stop + self.start))),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         return arrays[0]
 
 
@@ -199,9 +189,7 @@ class Reshape:
             found.extend(boxes.cover(first, last, sources[0].shape[old.start : old.stop]))
         return ((0, tuple(found)),)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         import numpy as np
 
         runs = boxes.runs(sources[0].shape, self.shape)
@@ -223,6 +211,43 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Random keys as the uint32 numbers that they are stored as, in a last axis."""
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        if not leaf.is_key:
+            raise errors.ConvertError(f"{self}: expected random keys, got {leaf}")
+        return Leaf(leaf.stored, "uint32", leaf.nbytes)
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        return ((0, box[:-1]),)
+
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
+        return arrays[0][..., slice(*box[-1])]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Random keys of a kind, out of their uint32 words."""
+
+    impl: str
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        leaf = _only(sources, self)
+        typed = Leaf(leaf.shape[:-1], f"key<{self.impl}>", leaf.nbytes)
+        if leaf.dtype != "uint32" or self.impl not in KEY_WORDS or typed.stored != leaf.shape:
+            raise errors.ConvertError(f"{self}: expected the uint32 words of keys, got {leaf}")
+        return typed
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        return ((0, (*box, (0, KEY_WORDS[self.impl]))),)
+
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
+        return arrays[0]
+
+
+@dataclass(frozen=True)
 class Then:
     """One operation after another; the second takes the result of the first."""
 
@@ -235,15 +260,64 @@ class Then:
     def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
         return self.first.parts(self._middle(box, sources), sources)
 
-    def apply(
-        self, arrays: "Sequence[np.ndarray]", box: Box, sources: Sequence[Leaf]
-    ) -> "np.ndarray":
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
         middle = self.first.apply(arrays, self._middle(box, sources), sources)
         return self.second.apply([middle], box, [self.first.result(sources)])
 
     def _middle(self, box: Box, sources: Sequence[Leaf]) -> Box:
         ((_, middle),) = self.second.parts(box, [self.first.result(sources)])
         return middle
+
+
+@dataclass(frozen=True)
+class Join:
+    """One operation on the results of others, each of which has its own run of the sources."""
+
+    first: tuple[Op, ...]
+    counts: tuple[int, ...]
+    second: Op
+
+    def result(self, sources: Sequence[Leaf]) -> Leaf:
+        return self.second.result(self._middles(sources))
+
+    def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
+        runs, starts = self._runs(sources), self._starts()
+        return tuple(
+            (starts[place] + number, part)
+            for place, inner in self.second.parts(box, self._middles(sources))
+            for number, part in self.first[place].parts(inner, runs[place])
+        )
+
+    def apply(self, arrays: "Arrays", box: Box, sources: Sequence[Leaf]) -> "np.ndarray":
+        runs, middles, made, at = self._runs(sources), self._middles(sources), [], 0
+        for place, inner in self.second.parts(box, middles):
+            count = len(self.first[place].parts(inner, runs[place]))
+            made.append(self.first[place].apply(arrays[at : at + count], inner, runs[place]))
+            at += count
+        return self.second.apply(made, box, middles)
+
+    def whose(self, source: int) -> tuple[int, int]:
+        """Which operation takes a source, and as which of its own."""
+        place = 0
+        while source >= self.counts[place]:
+            source -= self.counts[place]
+            place += 1
+        return place, source
+
+    def run(self, place: int, items: Sequence[T]) -> Sequence[T]:
+        """What belongs to one operation, of what there is for each source."""
+        start = self._starts()[place]
+        return items[start : start + self.counts[place]]
+
+    def _starts(self) -> list[int]:
+        return [0, *itertools.accumulate(self.counts)]
+
+    def _runs(self, sources: Sequence[Leaf]) -> list[Sequence[Leaf]]:
+        return [self.run(place, sources) for place in range(len(self.first))]
+
+    def _middles(self, sources: Sequence[Leaf]) -> list[Leaf]:
+        pairs = zip(self.first, self._runs(sources), strict=True)
+        return [op.result(run) for op, run in pairs]
 
 
 def make(
@@ -285,86 +359,6 @@ def numpy_dtype(name: str) -> "np.dtype":
     import numpy as np
 
     return np.dtype("uint32") if name.startswith("key<") else np.dtype(name)
-
-
-def inverse(group: Iterable[Transfer], leaves: Mapping[DiskPath, Leaf]) -> tuple[Transfer, ...]:
-    """The transfers that lead back: from the results of a group to its sources.
-
-    Args:
-        group: transfers; all that take parts of one source must be among them.
-        leaves: the sources' leaves, by path.
-
-    Raises:
-        ConvertError: some part of a source is in no result, so that there is no way back.
-    """
-    back: dict[DiskPath, Transfer] = {}
-    pieces: dict[DiskPath, list[Transfer]] = {}
-    for transfer in group:
-        if isinstance(transfer.op, Take | Slice):
-            pieces.setdefault(transfer.sources[0], []).append(transfer)
-            continue
-        stored = [leaves[path] for path in transfer.sources]
-        for path, op in zip(transfer.sources, _undo(transfer, stored), strict=True):
-            back.setdefault(path, _back(path, leaves[path], (transfer.target,), op, transfer.cast))
-    for path, parts in pieces.items():
-        if path not in back:
-            back[path] = _together(path, leaves[path], parts)
-    return tuple(back.values())
-
-
-def _undo(transfer: Transfer, sources: Sequence[Leaf]) -> list[Op]:
-    """For each source, the operation that gets it back from the result."""
-    match transfer.op:
-        case Same():
-            return [Same()]
-        case MoveAxis(source, target):
-            return [MoveAxis(target, source)]
-        case Reshape():
-            return [Reshape(sources[0].shape)]
-        case Stack(axis):
-            return [Take(axis, index) for index in range(len(sources))]
-        case Concat(axis):
-            ends = [0]
-            for each in sources:
-                ends.append(ends[-1] + each.shape[axis])
-            return [Slice(axis, a, b) for a, b in itertools.pairwise(ends)]
-        case Then(first, second):
-            middle = first.result(sources)
-            last = Transfer(transfer.target, transfer.leaf, transfer.sources[:1], second)
-            (undone,) = _undo(last, [middle])
-            inner = Transfer(transfer.target, middle, transfer.sources, first)
-            return [Then(undone, op) for op in _undo(inner, sources)]
-    raise errors.ConvertError(
-        f"{spell(transfer.target)}: {transfer.op} has no inverse of its own: it drops a part"
-    )
-
-
-def _together(path: DiskPath, leaf: Leaf, parts: Sequence[Transfer]) -> Transfer:
-    """The source of some takes or slices, put together again."""
-    cast = any(part.cast for part in parts)
-    takes = {p.op.index: p for p in reversed(parts) if isinstance(p.op, Take)}
-    axes = {p.op.axis for p in parts if isinstance(p.op, Take | Slice)}
-    if len(axes) == 1 and len(takes) == leaf.shape[axis := axes.pop()]:
-        targets = tuple(takes[index].target for index in range(len(takes)))
-        return _back(path, leaf, targets, Stack(axis), cast)
-    slices = {p.op.start: p for p in reversed(parts) if isinstance(p.op, Slice)}
-    end, order = 0, []
-    while (found := slices.get(end)) is not None and isinstance(found.op, Slice):
-        order.append(found.target)
-        if found.op.stop == end:
-            break
-        end = found.op.stop
-    if not takes and order and end == leaf.shape[axis]:
-        return _back(path, leaf, tuple(order), Concat(axis), cast)
-    raise errors.ConvertError(
-        f"{spell(path)}: its {len(parts)} parts do not make up {leaf}: there is no way back"
-    )
-
-
-def _back(
-    path: DiskPath, leaf: Leaf, sources: tuple[DiskPath, ...], op: Op, cast: bool
-) -> Transfer:
-    return Transfer(path, leaf, sources, op, cast)
 
 
 def _only(sources: Sequence[Leaf], op: Op) -> Leaf:

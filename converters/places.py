@@ -1,6 +1,8 @@
 """Finds checkpoints, and judges by names and small files whether they are whole."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +13,8 @@ STEP_METADATA = "_CHECKPOINT_METADATA"
 TREE_METADATA = "_METADATA"
 MARKER = "commit_success.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
+_STEP = re.compile(r"(?:checkpoint_)?([0-9]+)")  # flax.training.checkpoints has checkpoint_3
+PARTS = ("model_params", "optimizer_state")  # Tunix keeps one training state in two items
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,29 @@ class Place:
         items: the directory that holds the tree.
         step_dir: the step's directory, None when `items` stands alone.
         step: the number of the step's directory, if it has one.
+        parts: the items that hold the tree together, where they are several; `items` is then the
+            step's directory.
     """
 
     items: Path
     step_dir: Path | None
     step: int | None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """The directories of all of its Orbax trees."""
+        return tuple(self.items / part for part in self.parts) or (self.items,)
 
     def __str__(self) -> str:
-        return str(self.step_dir or self.items)
+        # A path takes the second slash of a URL away.
+        return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(self.step_dir or self.items))
+
+
+def absolute(path: str | Path) -> Path:
+    """A path from the root; without `..`, which TensorStore refuses."""
+    path = Path(path)
+    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def locate(path: str | Path, step: int | None = None) -> Place:
@@ -41,17 +60,19 @@ def locate(path: str | Path, step: int | None = None) -> Place:
     Raises:
         CheckpointError: there is nothing, nothing whole, or nothing readable at the path.
     """
-    path = _readable(Path(path).absolute())
+    path = _readable(absolute(path))
     if (path / TREE_METADATA).is_file():
         found = _place_of_items(path)
-    elif items := _items_of(path):
-        found = Place(items, path, _number(path))
+    elif held := _held_in(path):
+        found = held
     elif path.name.isdigit() and (path / STEP_METADATA).is_file():
         _refuse_several(path)
         raise errors.CheckpointError(_broken(path, "it holds no tree"))
     else:
         return _locate_step(path, step)
-    if step is not None and found.step is not None and step != found.step:
+    if found.step is None:
+        refuse_step(path, step)
+    elif step is not None and step != found.step:
         raise errors.CheckpointError(
             f"{path}: expected step {step}, but this is the directory of step {found.step}; "
             "give the directory above it"
@@ -61,17 +82,65 @@ def locate(path: str | Path, step: int | None = None) -> Place:
     return found
 
 
+def refuse_step(path: str | Path, step: int | None) -> None:
+    """Refuses a step that is asked for of a checkpoint by itself.
+
+    Raises:
+        CheckpointError: one is.
+    """
+    if step is not None:
+        raise errors.CheckpointError(
+            f"{path}: expected a directory of steps, of which {step} would be one, but this is a "
+            "checkpoint by itself; leave the step out (--step)"
+        )
+
+
 def steps(directory: str | Path) -> list[int]:
     """The numbers of all complete steps, ascending; empty when the directory does not exist."""
-    directory = Path(directory).absolute()
+    directory = absolute(directory)
     if not directory.is_dir():
         return []
-    found = []
+    found = set()
     for child in directory.iterdir():
-        items = _items_of(child) if child.name.isdigit() else None
-        if items and incomplete(Place(items, child, int(child.name))) is None:
-            found.append(int(child.name))
+        named = _STEP.fullmatch(child.name)
+        held = _held_in(child) if named else None
+        if named and held and incomplete(held) is None:
+            found.add(int(named[1]))
     return sorted(found)
+
+
+def flax_file(directory: str | Path, step: int | None = None) -> Path | None:
+    """The file of a step in a directory of `flax.training.checkpoints`, by default of the last.
+
+    Returns:
+        None: it is no such directory, or Orbax wrote the steps in it.
+
+    Raises:
+        CheckpointError: the step is not there.
+    """
+    directory = absolute(directory)
+    if not directory.is_dir():
+        return None
+    try:
+        children = [(child, _STEP.fullmatch(child.name)) for child in directory.iterdir()]
+    except OSError:  # `locate` says so
+        return None
+    named = {int(match[1]): child for child, match in children if match and child.is_file()}
+    found = {number: child for number, child in named.items() if not child.name.isdigit()}
+    if not found or (directory / TREE_METADATA).is_file() or steps(directory):
+        return None
+    if step is not None and step not in found:
+        raise errors.CheckpointError(
+            f"{directory}: expected step {step}, which is not there; complete steps: "
+            f"{', '.join(map(str, sorted(found)))}"
+        )
+    return found[max(found) if step is None else step]
+
+
+def _directory(path: Path, step: int) -> Path:
+    """The directory of a step, which `flax.training.checkpoints` calls `checkpoint_3`."""
+    named = path / f"checkpoint_{step}"
+    return named if named.is_dir() and not (path / str(step)).exists() else path / str(step)
 
 
 def incomplete(place: Place) -> str | None:
@@ -79,21 +148,24 @@ def incomplete(place: Place) -> str | None:
     if any(TEMPORARY in part.name for part in (place.items, place.step_dir) if part):
         return "its name is that of a save that was not finished"
     if place.step_dir is not None:
-        marked = [(part / MARKER).is_file() for part in (place.step_dir, place.items)]
-        if place.step_dir != place.items and marked[0] != marked[1]:
-            return (
-                f"the commit marker {MARKER} is missing in one of {place.step_dir.name}/ and items/"
-            )
+        whole = (place.step_dir / MARKER).is_file()
+        for tree in place.trees:
+            if place.step_dir != tree and whole != (tree / MARKER).is_file():
+                return (
+                    f"the commit marker {MARKER} is missing in one of {place.step_dir.name}/ and "
+                    f"{tree.name}/"
+                )
         described = place.step_dir / STEP_METADATA
         if (
             described.is_file()
-            and not marked[0]
+            and not whole
             and not read_json(described).get("commit_timestamp_nsecs")
         ):
             return "no commit marker and no time of commit"
-    ocdbt = read_json(place.items / TREE_METADATA).get("use_ocdbt")
-    if ocdbt and not (place.items / "manifest.ocdbt").is_file():
-        return "manifest.ocdbt, the index of its arrays, is missing"
+    for tree in place.trees:
+        ocdbt = read_json(tree / TREE_METADATA).get("use_ocdbt")
+        if ocdbt and not (tree / "manifest.ocdbt").is_file():
+            return "manifest.ocdbt, the index of its arrays, is missing"
     return None
 
 
@@ -110,17 +182,16 @@ def _locate_step(path: Path, step: int | None) -> Place:
     if step is None and found:
         step = found[-1]
     if step in found:
-        directory = path / str(step)
-        items = _items_of(directory)
-        assert items is not None  # steps() saw it
-        return Place(items, directory, step)
+        held = _held_in(_directory(path, step))
+        assert held is not None  # steps() saw it
+        return held
     if TEMPORARY in path.name:
         raise errors.CheckpointError(
             _broken(path, "its name is that of a save that was not finished")
         )
     if step is not None:
         _refuse_step(path, step, found)
-    halves = [child for child in path.iterdir() if child.name.split(".")[0].isdigit()]
+    halves = [child for child in path.iterdir() if child.is_dir() and _number(child) is not None]
     for half in sorted(halves, key=lambda half: _number(half) or 0, reverse=True):
         _refuse_several(half)
     if halves:
@@ -129,28 +200,22 @@ def _locate_step(path: Path, step: int | None) -> Place:
             f"are half-written ({', '.join(sorted(half.name for half in halves))}); "
             "the writer was stopped before its first save was finished: start it again"
         )
-    files = sorted(child.name for child in path.glob("checkpoint_*") if child.is_file())
-    if files:  # what `flax.training.checkpoints` wrote
-        raise errors.CheckpointError(
-            f"{path}: expected a checkpoint, but this is a directory of files, one for each "
-            f"({', '.join(files[:5])}{', ...' if len(files) > 5 else ''}): give one of them"
-        )
-    held = "it is empty" if not any(path.iterdir()) else "it holds none"
+    kind = "it is empty" if not any(path.iterdir()) else "it holds none"
     raise errors.CheckpointError(
         f"{path}: expected a checkpoint (a directory of steps such as checkpoint/, one step such "
-        f"as checkpoint/9, or its items/), but {held}; check the path"
+        f"as checkpoint/9, or its items/), but {kind}; check the path"
     )
 
 
 def _refuse_step(path: Path, step: int, found: list[int]) -> NoReturn:
-    directory = path / str(step)
+    directory = _directory(path, step)
     _refuse_several(directory)
     good = f"complete steps: {', '.join(map(str, found))}" if found else "there is no complete step"
     halves = list(path.glob(f"{step}{TEMPORARY}*"))
     if not directory.exists() and not halves:
         raise errors.CheckpointError(f"{path}: expected step {step}, which is not there; {good}")
-    items = _items_of(directory) if directory.is_dir() else None
-    reason = incomplete(Place(items, directory, step)) if items else "it holds no tree"
+    held = _held_in(directory) if directory.is_dir() else None
+    reason = incomplete(held) if held else "it holds no tree"
     if halves and not directory.exists():
         directory, reason = halves[0], "its name is that of a save that was not finished"
     raise errors.CheckpointError(_broken(directory, reason))
@@ -171,17 +236,27 @@ def _place_of_items(path: Path) -> Place:
     return Place(path, path if _number(path) is not None else None, _number(path))
 
 
-def _items_of(directory: Path) -> Path | None:
-    """The item that holds the tree: `items`, or the only one that there is."""
+def _held_in(directory: Path) -> Place | None:
+    """What a step's directory holds: the tree in `items`, Tunix's items, or the only tree."""
+    number = _number(directory)
     if (directory / "items" / TREE_METADATA).is_file():
-        return directory / "items"
+        return Place(directory / "items", directory, number)
     try:
         if (directory / TREE_METADATA).is_file():
-            return directory
+            return Place(directory, directory, number)
         found = trees_of(directory)
     except OSError:
         return None
-    return found[0] if len(found) == 1 else None
+    if parts := parts_of([item.name for item in found]):
+        return Place(directory, directory, number, parts)
+    return Place(found[0], directory, number) if len(found) == 1 else None
+
+
+def parts_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The items of a step, if they hold one tree together; none otherwise."""
+    held = set(names)
+    whole = PARTS[0] in held and held <= set(PARTS)
+    return tuple(name for name in PARTS if name in held) if whole else ()
 
 
 def trees_of(directory: Path) -> list[Path]:
@@ -189,7 +264,9 @@ def trees_of(directory: Path) -> list[Path]:
     return sorted(
         child
         for child in directory.iterdir()
-        if not child.name[0].isdigit() and (child / TREE_METADATA).is_file()
+        if not child.name[0].isdigit()
+        and not _STEP.fullmatch(child.name)
+        and (child / TREE_METADATA).is_file()
     )
 
 
@@ -204,8 +281,8 @@ def _refuse_several(directory: Path) -> None:
 
 
 def _number(directory: Path) -> int | None:
-    head = directory.name.split(".")[0]
-    return int(head) if head.isdigit() else None
+    found = _STEP.fullmatch(directory.name.split(".")[0])
+    return int(found[1]) if found else None
 
 
 def _readable(path: Path) -> Path:
@@ -243,7 +320,20 @@ def load_json(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
+def denied(error: BaseException) -> str | None:
+    """What to say of an error that is a lack of permission, also TensorStore's; None of others."""
+    file: object = getattr(error, "filename", None)
+    if not isinstance(error, PermissionError):
+        if "PERMISSION_DENIED" not in str(error):
+            return None
+        named = re.findall(r'"([^"]+)"', str(error))
+        file = named[-1] if named else None
+    return f"no permission to read {file or 'it'}; read it as its owner, or have its mode changed"
+
+
 def _unreadable(where: str, error: Exception) -> errors.CheckpointError:
+    if told := denied(error):
+        return errors.CheckpointError(f"{where}: {told}")
     return errors.CheckpointError(
         f"{where}: expected Orbax metadata (JSON), but reading it failed: {error}; "
         "the checkpoint is damaged: take another step or another copy"

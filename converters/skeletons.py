@@ -7,6 +7,7 @@ the parameters are stacked and what follows them is not (a known fault of one co
 `"apart": [paths]` too.
 """
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ class Style:
         holes: empty states are written as None and empty containers as such; otherwise not at all.
         split: unscanned layers are written as `layers/3`.
         empties: what is empty is written as `{}`, as state dictionaries have it.
+        inner: all of this holds for the outermost container alone, and the `params` level for `mu`
+            and `nu` in it or in its entries; what is deeper is written as NNX does.
     """
 
     level: bool
@@ -36,6 +39,21 @@ class Style:
     holes: bool
     split: bool
     empties: bool = False
+    inner: bool = False
+
+    def below(self, skeleton: Skeleton) -> "Callable[[Any, Skeleton], Style]":
+        """The style of what is in a container, by its key there."""
+        if not self.inner:
+            return lambda key, child: self
+        native = dataclasses.replace(self, level=False, lists=False, holes=False, inner=False)
+
+        def of(key: Any, child: Skeleton) -> Style:
+            if isinstance(skeleton, Mapping) and "tuple" in skeleton:
+                return self  # an entry of a chain; it may have moments itself
+            moments = key in ("mu", "nu") and isinstance(child, Mapping) and "params" in child
+            return dataclasses.replace(self, inner=False) if moments else native
+
+        return of
 
 
 def read(
@@ -190,8 +208,10 @@ def write(
     if not pairs:
         return _empty(path, empty, style)
     found: dict[DiskPath, str | Hole] = {}
+    below = style.below(skeleton)
     for key, child in pairs:
-        found |= write(child, (*path, key), params, style, f"{canonical}/{key}", lists, boxed)
+        at, name = (*path, key), f"{canonical}/{key}"
+        found |= write(child, at, params, below(key, child), name, lists, boxed)
     return found
 
 
@@ -210,7 +230,7 @@ def _write_params(
     lists: Collection[str] | None,
     boxed: Collection[str],
 ) -> dict[DiskPath, str | Hole]:
-    start: DiskPath = (*path, "params") if style.level else path
+    start: DiskPath = (*path, "params") if style.level and not style.inner else path
     hole = Hole.EMPTY_DICT if style.empties else Hole.NONE
     if lists is None and not style.split:
         lists = ()

@@ -54,5 +54,8 @@ def split(path: str) -> tuple[str, ...]:
     keys: list[str] = []
     for segment in path.split("/"):
         found = member(segment)
-        keys.extend([found[0], str(found[1])] if found else [segment])
+        if found and segment == f"{found[0]}_{found[1]}":
+            keys.extend([found[0], str(found[1])])
+        else:  # `layers_03` is no place of a list
+            keys.append(segment)
     return tuple(keys)

@@ -55,6 +55,7 @@ class Transfer:
         op: how.
         cast: whether `leaf.dtype` differs from the sources'; the values are then exactly those of
             NumPy's cast of the sources (of a step counter: the same number).
+        number: whether Orbax is told that it is a plain number, no array, although it is cast.
     """
 
     target: DiskPath
@@ -62,6 +63,7 @@ class Transfer:
     sources: tuple[DiskPath, ...]
     op: Op
     cast: bool = False
+    number: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class Conversion:
         container: `orbax`, `msgpack` or `safetensors`.
         metadata: the custom metadata of the result's step.
         step: the number of the result's directory; None writes one without a number.
+        spelling: what the container of the result leaves open, as `Storage.spelling` tells it.
+        items: the items of an Orbax step that hold the result's tree, each named by the first key
+            of its paths; none: one item holds all of it.
         accounting: the fate of each leaf of the source, the origin of each of the result.
         notes: what a reader should know.
     """
@@ -108,6 +113,8 @@ class Conversion:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
     notes: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    spelling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def leaves(self) -> dict[DiskPath, Leaf]:

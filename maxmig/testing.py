@@ -34,7 +34,7 @@ def assert_parity(
         candidate: the NNX module, or a rung.
         inputs: arguments of both modules' call: a tuple, or a dict by keyword.
         config: compare rungs of this configuration: a file, the name of a built-in one, a Config.
-        levels: `L0` a proof, `L1` float64, `L2` real arrays.
+        levels: `L0` a proof, `L1` float64, `L2` real arrays, `L3` what a user sees.
         mapping: where each weight goes; see `Pair.mapping`.
         **options: more fields of a `Pair`, or more arguments of `maxmig.parity.run`.
 
@@ -77,7 +77,7 @@ class PairRun:
         """Fails the test unless the check of that name passed.
 
         Args:
-            name: `mapping`, `outputs`, `state`, `loss`, `gradients` or `params`.
+            name: `mapping`, `outputs`, `state`, `loss`, `gradients`, `input_gradients` or `params`.
 
         Raises:
             AssertionError: it did not pass, or was not made.

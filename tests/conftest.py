@@ -3,9 +3,12 @@
 JAX reads these settings when it is imported, so they are made here, before any test module.
 """
 
+import gc
 import os
+import platform
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NUM_DEVICES = 8
 
-_DEVICES = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+_FLAGS = [f"--xla_force_host_platform_device_count={NUM_DEVICES}"]
+# The older emitters compile in half the time. In one piece and without fused multiply-add, what
+# they compute does not hang on what is compiled together, so that equal programs stay equal to the
+# last bit. Later versions have other flags, and XLA ends the process at one that it does not know.
+# MAXMIG_XLA_DEFAULTS=1 tests with what users have, and takes twice as long.
+if (
+    metadata.version("jaxlib").startswith("0.10.")
+    and platform.machine() in ("x86_64", "AMD64")
+    and not os.environ.get("MAXMIG_XLA_DEFAULTS")
+):
+    _FLAGS += [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_max_isa=AVX",
+    ]
+os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tracing makes many small objects, most of which are kept: looking through them often is in vain.
+gc.set_threshold(50_000, 20, 20)
 # Compiling is nearly all that these tests do. Both sides of an exact comparison are compiled alike,
 # so exactness can be tested with this as well.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

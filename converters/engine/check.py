@@ -5,9 +5,9 @@ from typing import Any
 
 from maxmig import errors
 from maxmig.converters.engine import reference, routes
-from maxmig.converters.engine.flat import FlatTarget
 from maxmig.converters.engine.options import MIB
 from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.recording import SMALL, Recording
 from maxmig.converters.engine.target import Target
 from maxmig.converters.leaves import Hole, Leaf, spell
 from maxmig.converters.storage import orbax
@@ -49,37 +49,37 @@ def wanted(verify: str, number: int) -> bool:
     return verify in ("full", "deep") or (verify == "sample" and number % _EVERY == 0)
 
 
-def reread(target: "Target | FlatTarget", writes: list[Any], where: str) -> None:
-    """Reads boxes back and compares their bits.
+def same(write: tuple[str, Any, Any, Any], found: Any, where: str) -> None:
+    """Compares the bits of what was written with those that are read back.
 
     Raises:
-        CheckpointError: names the first that differs.
+        CheckpointError: they differ.
     """
     import numpy as np
 
-    for name, array, box, data in writes:
-        found = target.read(name, array, box)
-        same = found.shape == data.shape and found.dtype == data.dtype
-        if not same or not np.array_equal(_bits(found), _bits(data)):
-            raise errors.CheckpointError(
-                f"{name}: box {list(box)} of the result reads otherwise than it was written (from "
-                f"{where}): the disk or the memory is faulty; nothing was put in place"
-            )
+    name, _, box, data = write
+    alike = found.shape == data.shape and found.dtype == data.dtype
+    if not alike or not np.array_equal(_bits(found), _bits(data)):
+        raise errors.CheckpointError(
+            f"{name}: box {list(box)} of the result reads otherwise than it was written (from "
+            f"{where}): the disk or the memory is faulty; nothing was put in place"
+        )
 
 
 def _bits(array: Any) -> Any:
     import numpy as np
 
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat if flat.size % 8 else flat.view(np.uint64)
 
 
-def check(todo: Plan, target: Target, shared: dict[str, str], items: str) -> Checked:
+def check(todo: Plan, target: Target, shared: dict[str, str], recording: Recording) -> Checked:
     """Reads the result's tree as a user would, and looks at what is by reference.
 
     Raises:
         CheckpointError: something is not as planned.
     """
-    made = orbax.Orbax(items)
+    made = target.seen
     conversion = todo.conversion
     planned: dict[Any, Leaf | Hole] = {**conversion.leaves, **conversion.holes}
     found = made.tree()
@@ -102,8 +102,8 @@ def check(todo: Plan, target: Target, shared: dict[str, str], items: str) -> Che
                 f"{name}: expected the very bytes of {shared[name]} in the source, found others; "
                 "nothing was put in place"
             )
-    limit = None if verify == "deep" else _SAMPLE
-    decoded = decode(made, todo, limit)
+    everything = verify == "deep" or conversion.nbytes <= SMALL
+    decoded = decode(made, todo, recording, None if everything else _SAMPLE)
     return Checked(moved, len(todo.of(routes.REFERENCE)), decoded)
 
 
@@ -121,7 +121,7 @@ def _blamed(
     return error
 
 
-def decode(made: orbax.Orbax, todo: Plan, limit: int | None) -> int:
+def decode(made: orbax.Orbax, todo: Plan, recording: Recording, limit: int | None) -> int:
     """Decodes what was shared or copied as it is: all of it, or a bounded part of every array.
 
     Raises:
@@ -138,8 +138,9 @@ def decode(made: orbax.Orbax, todo: Plan, limit: int | None) -> int:
             if not everything and (number or spent + grid.nbytes > (limit or 0)):
                 break
             try:
-                made.read(path, box)
+                data = made.read(path, box)
             except errors.CheckpointError as error:
                 raise _blamed(todo, route, error) from error
+            recording.decoded(route, box, data)
             spent += min(grid.nbytes, route.transfer.leaf.nbytes)
     return spent

@@ -8,25 +8,29 @@ from maxmig import errors
 from maxmig.converters import ops, places
 from maxmig.converters.engine import routes, shardings
 from maxmig.converters.engine.routes import Route
-from maxmig.converters.leaves import DiskPath, Leaf, spell
+from maxmig.converters.leaves import DiskPath, spell
 from maxmig.converters.storage import files, kv, orbax, orbax_tree, zarr
 from maxmig.converters.transfers import Conversion, Made
 
 ITEMS = "items"
+_PYTHON = ("int64", "float64")  # the types of Python's own numbers
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 
 
-def item_name(conversion: Conversion) -> str:
-    """The item that holds the tree in the result's step: as in the source, where it has one.
+def item_names(conversion: Conversion) -> tuple[str, ...]:
+    """The items that hold the tree in the result's step: those of its layout, or one, called as in
+    the source, where it has one; none where the tree stands alone, without a number.
 
     A project's own `CheckpointManager` asks for its tree by this name.
     """
+    if conversion.items or conversion.step is None:
+        return conversion.items
     source = conversion.storage
-    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
-        return ITEMS
-    name = source.items.rstrip("/").rpartition("/")[2]
-    files.check_name(name, source.url)
-    return name
+    held = source.item_names if isinstance(source, orbax.Orbax) else ()
+    if len(held) != 1:
+        return (ITEMS,)
+    files.check_name(held[0], source.url)
+    return held
 
 
 def beside(conversion: Conversion) -> tuple[list[str], list[str]]:
@@ -34,18 +38,18 @@ def beside(conversion: Conversion) -> tuple[list[str], list[str]]:
     state, metrics), and the items that hold other trees, which it does not.
     """
     source = conversion.storage
-    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
+    if not isinstance(source, orbax.Orbax) or not source.item_names:
         return [], []
     names = files.Files(str(source.step_dir)).names("")
     trees = {name.partition("/")[0] for name in names if name.endswith(f"/{orbax_tree.TREE}")}
-    item = source.items.rstrip("/").rpartition("/")[2]
+    known = trees | set(source.item_names)
     found = []
     for name in names:
         first, slash, _ = name.partition("/")
-        if slash and first != item and first not in trees:
+        if slash and first not in known:
             files.check_name(name, source.url)
             found.append(name)
-    return found, sorted(trees - {item})
+    return found, sorted(trees - set(source.item_names))
 
 
 def made_arrays(conversion: Conversion, version: int) -> "dict[DiskPath, zarr.Array]":
@@ -64,7 +68,7 @@ def tree(
     ocdbt: bool,
     version: int,
 ) -> dict[str, bytes]:
-    """The files that tell the tree, by name."""
+    """The files that tell the tree, by name; where several items hold it, in a folder for each."""
     source = conversion.storage if isinstance(conversion.storage, orbax.Orbax) else None
     entries = source.told.entries if source else {}
     neutral = shardings.replicated([entry.sharding for entry in entries.values()])
@@ -78,29 +82,41 @@ def tree(
         array = made[item.target]
         entry = _made_entry(item, neutral)
         arrays[item.target] = orbax_tree.Stored(entry, array.stored, array.inner)
-    return orbax_tree.documents(arrays, conversion.holes, ocdbt=ocdbt, zarr=version)
+    kinds = {tuple(path): kind for path, kind in conversion.spelling.get("holes", ())}
+    if not conversion.items:
+        return orbax_tree.documents(
+            arrays, conversion.holes, ocdbt=ocdbt, zarr=version, kinds=kinds
+        )
+    found: dict[str, bytes] = {}
+    for part in conversion.items:
+        inside = {path[1:]: array for path, array in arrays.items() if path[0] == part}
+        holes = {path[1:]: hole for path, hole in conversion.holes.items() if path[0] == part}
+        told = orbax_tree.documents(
+            inside,
+            holes,
+            ocdbt=ocdbt,
+            zarr=version,
+            kinds={path[1:]: kind for path, kind in kinds.items() if path[0] == part},
+        )
+        found |= {f"{part}/{name}": data for name, data in told.items()}
+    return found
 
 
 def _entry(
     route: Route, source: orbax.Orbax | None, entries: Mapping[DiskPath, orbax_tree.Entry]
 ) -> orbax_tree.Entry:
     transfer = route.transfer
-    impl = _impl(transfer.leaf)
+    impl = transfer.leaf.impl
     if source is None:
         return orbax_tree.Entry(orbax_tree.JAX if impl else orbax_tree.NUMPY, impl)
     mine = [entries[path] for path in transfer.sources]
     kinds = {entry.kind for entry in mine}
     if isinstance(transfer.op, ops.Same):
         kind = mine[0].kind
-        if transfer.cast and not transfer.leaf.shape:  # such as a step: Python's number, or not
-            wide = transfer.leaf.dtype in ("int64", "float64")
-            kind = (
-                orbax_tree.SCALAR
-                if wide
-                else orbax_tree.NUMPY
-                if kind == orbax_tree.SCALAR
-                else kind
-            )
+        if transfer.cast and not transfer.leaf.shape:  # such as a step: a plain number, or not
+            array = orbax_tree.NUMPY if kind == orbax_tree.SCALAR else kind
+            plain = transfer.number or transfer.leaf.dtype in _PYTHON
+            kind = orbax_tree.SCALAR if plain else array
     else:
         kind = orbax_tree.JAX if orbax_tree.JAX in kinds else orbax_tree.NUMPY
     told = [entry.sharding for entry in mine]
@@ -110,23 +126,18 @@ def _entry(
 
 
 def _made_entry(item: Made, sharding: str | None) -> orbax_tree.Entry:
-    impl = _impl(item.leaf)
+    impl = item.leaf.impl
     if impl or sharding:
         return orbax_tree.Entry(orbax_tree.JAX, impl, sharding)
     return orbax_tree.Entry(orbax_tree.NUMPY)
 
 
-def _impl(leaf: Leaf) -> str | None:
-    return leaf.dtype[4:-1] if leaf.is_key else None
-
-
-def step(conversion: Conversion, others: Iterable[str], *, alone: bool) -> bytes:
+def step(conversion: Conversion, others: Iterable[str]) -> bytes:
     """The step's own file: who wrote which item, when, and the custom metadata.
 
     Args:
         conversion: what was done.
         others: the names of further items that are taken over.
-        alone: whether the tree stands alone, in the step's own directory.
     """
     import json
 
@@ -138,13 +149,13 @@ def step(conversion: Conversion, others: Iterable[str], *, alone: bool) -> bytes
             told = places.load_json(data, kv.join(source.url, places.STEP_METADATA))
     known = told.get("item_handlers")
     handlers: Any = _HANDLER
-    if not alone:
+    if names := item_names(conversion):
         handlers = (
             {name: known[name] for name in others if name in known}
             if (isinstance(known, dict))
             else {}
         )
-        handlers[item_name(conversion)] = _HANDLER
+        handlers |= dict.fromkeys(names, _HANDLER)
     now = time.time_ns()
     return json.dumps(
         {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,17 @@ from maxmig.converters.transfers import Box, Conversion
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@dataclass(frozen=True)
+class Done:
+    """A future of what is there already."""
+
+    value: Any
+
+    def result(self) -> Any:
+        """What is there."""
+        return self.value
 
 
 class FlatTarget:
@@ -32,7 +44,9 @@ class FlatTarget:
             )
             self._parts = [(0, head)]
         else:
-            parts, places, self._size = msgpack.header_of(leaves, conversion.holes)
+            parts, places, self._size = msgpack.header_of(
+                leaves, conversion.holes, conversion.spelling
+            )
             self._parts = list(msgpack.parts_joined(parts))
         self._arrays = {
             orbax_tree.name_of(path): (leaves[path], pieces) for path, pieces in places.items()
@@ -48,8 +62,12 @@ class FlatTarget:
 
     def write(
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
-    ) -> None:
+    ) -> "Done":
         """Writes one box."""
+        self._write(name, box, data)
+        return Done(None)
+
+    def _write(self, name: str, box: Box, data: "np.ndarray") -> None:
         import numpy as np
 
         leaf, pieces = self._arrays[name]
@@ -58,11 +76,11 @@ class FlatTarget:
         if len(pieces) == 1:
             index = tuple(slice(start, stop) for start, stop in box)
             mapped = np.memmap(
-                self._file, ops.numpy_dtype(leaf.dtype), "r+", pieces[0][0], leaf.shape
+                self._file, ops.numpy_dtype(leaf.dtype), "r+", pieces[0][0], leaf.stored
             )
             mapped[index] = data
             return
-        row = math.prod(leaf.shape[1:])
+        row = math.prod(leaf.stored[1:])
         flat = np.ascontiguousarray(data).reshape(-1)
         first, begin = box[0][0] * row, 0
         with self._file.open("r+b") as stream:
@@ -73,13 +91,13 @@ class FlatTarget:
                     stream.write(flat[start - first : stop - first].view(np.uint8).data)
                 begin += count
 
-    def read(self, name: str, array: zarr.Array, box: Box) -> "np.ndarray":
+    def read(self, name: str, array: zarr.Array, box: Box) -> "Done":
         """Reads one box back."""
         from maxmig.converters.storage.mapped import Extent, Mapped
 
         leaf, pieces = self._arrays[name]
         found = Mapped(self.url, {(name,): (leaf, Extent(self._file, pieces))}, {}, {})
-        return found.read((name,), box)
+        return Done(found.read((name,), box))
 
 
 def check(conversion: Conversion, file: Path) -> None:

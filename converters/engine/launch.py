@@ -73,7 +73,11 @@ def _wait(running: Sequence[subprocess.Popen]) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
         time.sleep(0.05)
-    ended = [process.returncode or 0 for process in running]
+    # A process that a signal ended has minus its number; a shell says 128 and the number.
+    ended = [code if code >= 0 else 128 - code for code in (p.returncode or 0 for p in running)]
+    first = first if first >= 0 else 128 - first
+    if 128 + signal.SIGINT in ended:  # the user stopped all of them, whatever the others made of it
+        return 128 + signal.SIGINT
     return ended[0] or first or max(ended, key=abs)
 
 

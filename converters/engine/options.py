@@ -18,6 +18,7 @@ class Options:
         ocdbt: keep the result in one OCDBT database, or in plain directories; None as the source.
         zarr: the Zarr version of the result, 2 or 3; None as the source.
         chunk: no chunk that is written anew is larger, in bytes.
+        fsync: force what is new to the disk before it gets its name.
         threads: how many chunks are worked on at once; None as many as memory and CPUs allow.
     """
 
@@ -27,4 +28,5 @@ class Options:
     ocdbt: bool | None = None
     zarr: int | None = None
     chunk: int = 64 * MIB
+    fsync: bool = True
     threads: int | None = None

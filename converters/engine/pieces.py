@@ -1,6 +1,7 @@
 """Does one piece of a conversion: reads, makes, writes, and looks at what was written."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from maxmig import errors
@@ -8,9 +9,12 @@ from maxmig.converters import ops, transfers
 from maxmig.converters.engine import check, tasks
 from maxmig.converters.engine.flat import FlatTarget
 from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.storage import files, kv, orbax, orbax_tree
+from maxmig.converters.storage import Storage, files, kv, orbax, orbax_tree
+
+Write = tuple[str, Any, transfers.Box, Any]  # name, stored form, box, array
 
 
 def perform(
@@ -20,8 +24,9 @@ def perform(
     leaves: dict[Any, Leaf],
     made: dict[Any, Any],
     number: int,
-) -> None:
-    """Does one piece: reads, makes, writes, and looks at what was written.
+    recording: Recording,
+) -> Found:
+    """Does one piece: reads, makes, writes, and looks at what was written; tells its checksums.
 
     Raises:
         CheckpointError: the source is damaged, or what was written reads otherwise.
@@ -30,30 +35,79 @@ def perform(
     if isinstance(task, tasks.Copy):
         assert isinstance(target, Target)
         _copy(task, todo, target, looked)
-        return
-    writes = list(_arrays(task, todo, leaves, made))
-    one = isinstance(target, Target) and len(writes) > 1
-    if one and task.payload <= tasks.GROUPED:
-        import tensorstore as ts
-
-        with ts.Transaction() as transaction:
-            for name, array, box, data in writes:
-                target.write(name, array, box, data, transaction)
+        return {}
+    found: Found = {}
+    writes = _noted(_arrays(task, recording.source, leaves, made), target, recording, found)
+    where = todo.conversion.storage.url
+    if isinstance(target, Target) and task.payload <= tasks.GROUPED:
+        _together(target, list(writes), where, looked)
     else:
-        writes = _written(target, writes, keep=looked)
+        _streamed(target, writes, where, looked, tasks.under_way(todo.options))
+    return found
+
+
+def _noted(
+    writes: Iterable[Write], target: "Target | FlatTarget", recording: Recording, found: Found
+) -> Iterator[Write]:
+    """Takes the checksums of what passes."""
+    for write in writes:
+        for name, sums in recording.written(target, [write]).items():
+            found.setdefault(name, {}).update(sums)
+        yield write
+
+
+def _together(target: Target, writes: list[Write], where: str, looked: bool) -> None:
+    """Writes small parts in one transaction."""
+    import tensorstore as ts
+
+    with ts.Transaction() as transaction:
+        for name, array, box, data in writes:
+            target.write(name, array, box, data, transaction).result()
     if looked:
-        check.reread(target, writes, todo.conversion.storage.url)
+        for write in writes:
+            check.same(write, target.read(*write[:3]).result(), where)
 
 
-def _written(target: "Target | FlatTarget", writes: list[Any], *, keep: bool) -> list[Any]:
-    for name, array, box, data in writes:
-        target.write(name, array, box, data)
-    return writes if keep else []
+def _streamed(
+    target: "Target | FlatTarget",
+    writes: Iterator[Write],
+    where: str,
+    looked: bool,
+    at_once: int,
+) -> None:
+    """Writes parts and reads them back, several under way at once: each is the work of one core."""
+    writing: deque[tuple[Write, Any]] = deque()
+    reading: deque[tuple[Write, Any]] = deque()
+
+    def written() -> None:
+        write, future = writing.popleft()
+        future.result()
+        if looked:
+            reading.append((write, target.read(*write[:3])))
+
+    def compared() -> None:
+        write, future = reading.popleft()
+        check.same(write, future.result(), where)
+
+    for write in writes:
+        size = max(1, write[3].nbytes)
+        while writing and (len(writing) + 1) * size > at_once:
+            written()
+        while len(reading) > 1 and len(reading) * size > at_once:
+            compared()
+        writing.append((write, target.write(*write)))
+    while writing:
+        written()
+    while reading:
+        compared()
 
 
 def _arrays(
-    task: "tasks.Piece | tasks.Making", todo: Plan, leaves: dict[Any, Leaf], made: dict[Any, Any]
-) -> Iterator[tuple[str, Any, transfers.Box, Any]]:
+    task: "tasks.Piece | tasks.Making",
+    source: Storage,
+    leaves: dict[Any, Leaf],
+    made: dict[Any, Any],
+) -> Iterator[Write]:
     """(name, stored form, box, array) of everything that a piece writes."""
     if isinstance(task, tasks.Making):
         for item in task.made:
@@ -65,7 +119,6 @@ def _arrays(
                 data,
             )
         return
-    source = todo.conversion.storage
     chunk = source.read(*task.read) if task.read else None
     for route, box in task.writes:
         transfer = route.transfer
@@ -93,9 +146,8 @@ def make(item: transfers.Made) -> Any:
     import numpy as np
 
     data = np.asarray(item.make())
-    words = () if not item.leaf.is_key else (orbax_tree.KEY_WORDS[item.leaf.dtype[4:-1]],)
     dtype = ops.numpy_dtype(item.leaf.dtype)
-    if data.shape != (*item.leaf.shape, *words) or data.dtype != dtype:
+    if data.shape != item.leaf.stored or data.dtype != dtype:
         raise errors.ConvertError(
             f"{'/'.join(map(str, item.target))}: expected {item.leaf}, made "
             f"{data.dtype}{list(data.shape)}"

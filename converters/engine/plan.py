@@ -6,11 +6,10 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import accounting
+from maxmig.converters import accounting, places
 from maxmig.converters.engine import documents, reference, routes, tasks
 from maxmig.converters.engine.options import MIB, Options
 from maxmig.converters.engine.routes import Route
@@ -124,6 +123,11 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
             "by reference: data files are shared with the source by hard links; deleting either "
             "side does not hurt the other, and the space is free when both are gone"
         )
+    if kv.is_url(destination):
+        notes.append(
+            "in a bucket: Ctrl-C finishes the chunks under way and keeps what is done, for "
+            "--resume; the step counts for nobody before its commit marker, which comes last"
+        )
     written = sum(r.transfer.leaf.nbytes for r in chosen if r.kind != routes.REFERENCE)
     written += sum(item.leaf.nbytes for item in conversion.made)
     whole = _whole_files(conversion, destination, chosen, ocdbt)
@@ -151,14 +155,16 @@ def preflight(todo: Plan, destination: str) -> None:
     """
     options = todo.options
     if todo.floor > options.max_memory:
+        largest = todo.floor - BASE
+        chunk = f" and {accounting.size(largest)} of the largest chunk, which is decoded as a whole"
         raise errors.PreflightError(
-            f"expected a memory floor of at most --max-memory {accounting.size(options.max_memory)}"
-            f", but the largest chunk needs {accounting.size(todo.floor)}: a chunk is decoded as a "
-            f"whole. Give --max-memory {_rounded(todo.floor)} or more"
+            f"--max-memory {accounting.size(options.max_memory)}: expected at least the memory "
+            f"floor of {accounting.size(todo.floor)}: {accounting.size(BASE)} of the program itself"
+            f"{chunk if largest else ''}; give --max-memory {_rounded(todo.floor)} or more"
         )
     if kv.is_url(destination):
         return
-    above = Path(destination).absolute().parent
+    above = places.absolute(destination).parent
     if above.is_dir():
         free = shutil.disk_usage(above).free
         if todo.disk > free:
@@ -184,12 +190,29 @@ def _linkable(conversion: Conversion, destination: str, options: Options) -> tup
         return reason, [f"by reference is not possible: {reason}; encoded chunks are copied"]
     if not options.link:
         return "--copy asks for a result that shares no file with the source", []
-    reason = reference.obstacle(root, Path(destination).absolute().parent)
+    reason = reference.obstacle(root, places.absolute(destination).parent)
     return reason, [f"by reference is not possible: {reason}"] if reason else []
 
 
-def workers(todo: Plan) -> tuple[int, int]:
-    """(threads, bytes of memory for the pieces under way)."""
-    free = max(todo.options.max_memory - BASE, todo.floor - BASE, MIB)
-    threads = todo.options.threads or max(1, min(16, os.cpu_count() or 1))
-    return threads, free
+@dataclass(frozen=True)
+class Workers:
+    """How much is done at once.
+
+    Attributes:
+        threads: how many pieces.
+        memory: the bytes that they may take together.
+        keep: whether freed memory is kept for the next piece.
+    """
+
+    threads: int
+    memory: int
+    keep: bool
+
+
+def workers(todo: Plan) -> Workers:
+    """How much can be done at once within the limits."""
+    largest = todo.floor - BASE
+    free = max(todo.options.max_memory - BASE, largest, MIB)
+    keep = free >= 4 * largest  # memory that is kept is up to twice of what is in use
+    threads = todo.options.threads or max(1, 2 * min(8, os.cpu_count() or 1))
+    return Workers(threads, free // 2 if keep else free, keep)

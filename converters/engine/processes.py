@@ -76,16 +76,20 @@ class Group:
                 raise errors.CheckpointError(f"another process failed: {failed}")
         raise errors.CheckpointError(f"process {self.index}: the others did not come to {key!r}")
 
-    def folder(self, items: Path) -> str:
+    @property
+    def folder(self) -> str:
         """The folder of this process's database inside the tree."""
         return f"ocdbt.process_{self.index}_of_{self.count}"
 
-    def merge(self, items: Path, target: Target, use_ocdbt: bool) -> None:
+    def merge(self, target: Target) -> None:
         """Brings the databases of all processes together, by reference."""
-        if self.count == 1 or not use_ocdbt:
-            return
+        if self.count > 1 and target.ocdbt:
+            for tree in target.trees:
+                self._merge(Path(tree.url), tree)
+
+    def _merge(self, items: Path, target: Target) -> None:
         for index in range(self.count):
-            url = str(items / Group(index, self.count).folder(items))
+            url = str(items / Group(index, self.count).folder)
             if not Path(url).is_dir():
                 continue
             part = kv.ocdbt(url)

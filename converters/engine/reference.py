@@ -11,11 +11,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters.engine import pool
+from maxmig.converters.engine import copies, durable, pool
 from maxmig.converters.engine.routes import Route
 from maxmig.converters.engine.target import Target
 from maxmig.converters.storage import files, kv, ocdbt, orbax, orbax_tree
@@ -25,7 +26,6 @@ _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES
 _BATCH = 20_000
 _THREADS = 4  # files that are copied at once
 _USED = 0.7  # the least share of a copied file that must be wanted
-_PART, _READ = 64 << 20, 256 << 10  # bytes that a thread compares, and reads at once
 
 
 def obstacle(source: Path, destination: Path) -> str:
@@ -45,28 +45,20 @@ def obstacle(source: Path, destination: Path) -> str:
     return ""
 
 
-def link(source: Path, destination: Path, *, copy: bool = False) -> None:
-    """Hard-links a file; copies it where that is impossible or not wanted."""
+def link(source: Path, destination: Path) -> None:
+    """Hard-links a file; copies it where that turns out to be impossible."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     real = source.resolve()
-    if copy and destination.exists() and destination.stat().st_size == real.stat().st_size:
-        return  # by an earlier run: copies appear under their names when they are whole
     try:
-        if copy:
-            raise OSError(errno.EXDEV, "a copy is asked for")
         os.link(real, destination)
-        return
     except FileExistsError:
         if not real.samefile(destination):
             destination.unlink()
             link(source, destination)
-        return
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    part = destination.with_name(f".{destination.name}.part")
-    shutil.copyfile(real, part)
-    part.rename(destination)
+        copies.copy(real, destination, compare=False)
 
 
 def link_all(
@@ -74,23 +66,57 @@ def link_all(
     from_root: Path,
     to_root: Path,
     *,
-    copy: bool,
-    stopped: Callable[[], bool],
-) -> None:
+    how: "How",
+) -> list[Path]:
     """Links or copies files, {name in the result: name in the source}, several at once.
+
+    Returns:
+        The copies that were compared with their originals.
 
     Raises:
         Stopped: the user asked for it.
+        CheckpointError: a copy reads otherwise than its original.
     """
+    compared: list[Path] = []
 
     def one(name: str) -> None:
-        if stopped():
+        if how.stopped():
             raise pool.Stopped
-        link(from_root / names[name], to_root / name, copy=copy)
+        origin, made = from_root / names[name], to_root / name
+        if not how.copy:
+            link(origin, made)
+            return
+        made.parent.mkdir(parents=True, exist_ok=True)
+        origin = origin.resolve()
+        # An earlier run's copies appeared under their names when they were whole.
+        if not made.exists() or made.stat().st_size != origin.stat().st_size:
+            copies.copy(origin, made, compare=how.compare)
+            if how.compare:
+                compared.append(made)
+        if how.fsync:
+            durable.hasten(made)
 
-    with futures.ThreadPoolExecutor(_THREADS if copy else 1) as executor:
+    with futures.ThreadPoolExecutor(_THREADS if how.copy else 1) as executor:
         for future in [executor.submit(one, name) for name in names]:
             future.result()
+    return compared
+
+
+@dataclass(frozen=True)
+class How:
+    """How files are shared.
+
+    Attributes:
+        copy: copy the files that hold the values instead of linking them.
+        compare: compare copies as they are made.
+        fsync: send copies to the disk as they are made.
+        stopped: whether the user has asked to stop; looked at between files.
+    """
+
+    copy: bool = False
+    compare: bool = False
+    fsync: bool = False
+    stopped: Callable[[], bool] = lambda: False
 
 
 def whole_files(source: orbax.Orbax, chosen: Sequence[Route]) -> bool:
@@ -111,9 +137,7 @@ def share(
     source: orbax.Orbax,
     target: Target,
     chosen: Sequence[Route],
-    *,
-    copy: bool = False,
-    stopped: Callable[[], bool] = lambda: False,
+    how: How,
 ) -> dict[str, str]:
     """Puts all values of some routes into the result without looking at them.
 
@@ -121,22 +145,33 @@ def share(
         source: where they are.
         target: where they go.
         chosen: the routes.
-        copy: copy the files that hold them instead of linking them.
-        stopped: whether the user has asked to stop; looked at between files.
+        how: as links or copies.
 
     Returns:
         {name in the result: name in the source} of every value.
 
     Raises:
-        CheckpointError: a value is missing in the source.
+        CheckpointError: a value is missing in the source, or a copy reads otherwise.
     """
-    if not chosen:
-        return {}
-    if source.told.ocdbt:
-        return _share_database(source, target, chosen, copy, stopped)
     wanted = renames(source, chosen)
-    link_all(wanted, Path(source.items), Path(target.url), copy=copy, stopped=stopped)
+    for _, one, other, names in _apart(source, target, wanted):
+        if one.told.ocdbt:
+            _share_database(one, other, names, how)
+        else:
+            other.compared.update(link_all(names, Path(one.items), Path(other.url), how=how))
     return wanted
+
+
+Part = tuple[str, orbax.Orbax, Target, dict[str, str]]
+
+
+def _apart(source: orbax.Orbax, target: Target, wanted: Mapping[str, str]) -> Iterable[Part]:
+    """The same by items, where several hold a tree: (prefix in the result, item, item, names)."""
+    found: dict[tuple[str, str], Part] = {}
+    for name, origin in wanted.items():
+        (begin, other, here), (start, one, there) = target.apart(name), source.apart(origin)
+        found.setdefault((begin, start), (begin, one, other, {}))[-1][here] = there
+    return found.values()
 
 
 def renames(source: orbax.Orbax, chosen: Sequence[Route]) -> dict[str, str]:
@@ -164,16 +199,14 @@ def renames(source: orbax.Orbax, chosen: Sequence[Route]) -> dict[str, str]:
 def _share_database(
     source: orbax.Orbax,
     target: Target,
-    chosen: Sequence[Route],
-    copy: bool,
-    stopped: Callable[[], bool],
-) -> dict[str, str]:
+    wanted: Mapping[str, str],
+    how: How,
+) -> None:
     from_root, to_root = Path(source.items), Path(target.url)
-    wanted = renames(source, chosen)
     index = source.index
     used = {file for name in wanted.values() if (file := index.values[name][0])}
     needed = {file: file for file in sorted(used | index.nodes)}
-    link_all(needed, from_root, to_root, copy=copy, stopped=stopped)
+    target.compared.update(link_all(needed, from_root, to_root, how=how))
     manifest = to_root / MANIFEST
     manifest.mkdir(exist_ok=True)
     shutil.copyfile(from_root / "manifest.ocdbt", manifest / "manifest.ocdbt")
@@ -182,10 +215,9 @@ def _share_database(
     shutil.rmtree(manifest)
     for file in index.nodes - ocdbt.index(target.url).files:
         (to_root / file).unlink()
-    return wanted
 
 
-def copy_keys(old: Any, new: Any, wanted: dict[str, str]) -> None:
+def copy_keys(old: Any, new: Any, wanted: Mapping[str, str]) -> None:
     """Copies keys between databases that share their data files: {new name: old name}.
 
     Exactly one key each: a prefix would take `a/c/10` along with `a/c/1`.
@@ -209,9 +241,14 @@ def copy_keys(old: Any, new: Any, wanted: dict[str, str]) -> None:
 
 def same(source: orbax.Orbax, target: Target, wanted: dict[str, str]) -> Iterable[str]:
     """The names in the result that do not point at the very bytes of the source."""
+    for begin, one, other, names in _apart(source, target, wanted):
+        yield from (begin + name for name in _same(one, other, names))
+
+
+def _same(source: orbax.Orbax, target: Target, wanted: Mapping[str, str]) -> Iterable[str]:
     if not source.told.ocdbt:
         for name, origin in wanted.items():
-            if not _identical(Path(source.items) / origin, Path(target.url) / name):
+            if not _identical(source, origin, target, name):
                 yield name
         return
     old, new = source.index.values, ocdbt.index(target.url).values
@@ -223,32 +260,15 @@ def same(source: orbax.Orbax, target: Target, wanted: dict[str, str]) -> Iterabl
             continue
         file = here[0]
         if file and file not in known:
-            known[file] = _identical(Path(source.items) / file, Path(target.url) / file)
+            known[file] = _identical(source, file, target, file)
         inline = not file and _value(source.store, origin) != _value(target.store, name)
         if inline or (file and not known[file]):
             yield name
 
 
-def _identical(one: Path, two: Path) -> bool:
-    """Whether two files are one, or (copies) hold the same bytes."""
-    if one.samefile(two):
-        return True
-    size = one.stat().st_size
-    if two.stat().st_size != size:
-        return False
-    with one.open("rb", 0) as a, two.open("rb", 0) as b, futures.ThreadPoolExecutor(4) as threads:
-
-        def same_part(start: int) -> bool:
-            one_part, two_part = bytearray(_READ), bytearray(_READ)
-            for at in range(start, min(start + _PART, size), _READ):
-                read = os.preadv(a.fileno(), [one_part], at)
-                if read != os.preadv(b.fileno(), [two_part], at):
-                    return False
-                if one_part[:read] != two_part[:read] if read < _READ else one_part != two_part:
-                    return False
-            return True
-
-        return all(threads.map(same_part, range(0, size, _PART)))
+def _identical(source: orbax.Orbax, origin: str, target: Target, name: str) -> bool:
+    made = Path(target.url) / name
+    return made in target.compared or copies.identical(Path(source.items) / origin, made)
 
 
 def _value(store: Any, name: str) -> bytes:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from maxmig.converters import ops, transfers
-from maxmig.converters.engine import flat
+from maxmig.converters import ops
+from maxmig.converters.engine import flat, rekey
 from maxmig.converters.engine.options import Options
 from maxmig.converters.leaves import DiskPath, Leaf
 from maxmig.converters.storage import orbax, orbax_tree, zarr
@@ -29,14 +29,14 @@ class Route:
         kind: `reference`, `chunk` or `stream`.
         array: how it is stored in the result.
         why: why it is not by reference; empty if it is.
-        offsets: of a `Concat` or `Slice`: at which value each source begins.
+        offsets: where parts that are joined or cut begin, in values; see `rekey`.
     """
 
     transfer: Transfer
     kind: str
     array: zarr.Array
     why: str = ""
-    offsets: tuple[int, ...] = ()
+    offsets: rekey.Offsets = ()
 
     @property
     def name(self) -> str:
@@ -46,8 +46,8 @@ class Route:
     def values(self) -> "Iterator[tuple[DiskPath, tuple[int, ...], tuple[int, ...]]]":
         """The stored values: the source's path, its place there, its place in the result."""
         for index in self.array.indices():
-            source, place = _origin(self.transfer, index, self.offsets)
-            yield source, place, index
+            number, place = rekey.origin(self.transfer.op, index, self.offsets)
+            yield self.transfer.sources[number], place, index
 
 
 def choose(conversion: Conversion, options: Options, linkable: str) -> list[Route]:
@@ -102,7 +102,7 @@ def _keep(
     if transfer.cast:
         return None, f"cast to {transfer.leaf.dtype}"
     array: zarr.Array | None = first
-    reason, offsets = "", tuple[int, ...]()
+    reason, offsets = "", rekey.NONE
     if isinstance(transfer.op, ops.Same):
         pass
     elif not first.plain:
@@ -110,78 +110,11 @@ def _keep(
     elif any(each.codec != first.codec for each in arrays[1:]):
         return None, "the sources are encoded differently"
     else:
-        array, reason, offsets = _rekeyed(transfer.op, arrays)
+        array, reason, offsets = rekey.rekeyed(transfer.op, arrays)
     if array is None:
         return None, reason
     kind = CHUNK if linkable else REFERENCE
     return Route(transfer, kind, array, linkable, offsets), ""
-
-
-Rekeyed = tuple[zarr.Array | None, str, tuple[int, ...]]
-
-
-def _rekeyed(op: transfers.Op, arrays: list[zarr.Array]) -> Rekeyed:
-    """The result's array if its values are those of the sources under other keys."""
-    first = arrays[0]
-    shape, stored, inner = first.shape, first.stored, first.inner
-    match op:
-        case ops.Stack(axis):
-            if any((a.shape, a.stored, a.inner) != (shape, stored, inner) for a in arrays):
-                return None, "the layers have different chunks", ()
-            sizes = (_put(shape, axis, len(arrays)), _put(stored, axis, 1), _put(inner, axis, 1))
-            return first.reshaped(*sizes), "", ()
-        case ops.Take(axis, _):
-            if stored[axis] != 1:
-                return None, f"a chunk holds {stored[axis]} layers", ()
-            return first.reshaped(*(_drop(s, axis) for s in (shape, stored, inner))), "", ()
-        case ops.MoveAxis(source, target):
-            low, high = sorted((source, target))
-            between = [stored[axis] for axis in range(low, high + 1) if axis != source]
-            if stored[source] != 1 and set(between) != {1}:
-                return None, f"a chunk holds {stored[source]} layers", ()
-            return (
-                first.reshaped(*(_move(s, source, target) for s in (shape, stored, inner))),
-                "",
-                (),
-            )
-        case ops.Concat(axis):
-            if any((a.stored, a.inner) != (stored, inner) for a in arrays):
-                return None, "the parts have different chunks", ()
-            if any(each.shape[axis] % stored[axis] for each in arrays[:-1]):
-                return None, "the parts do not end where chunks end", ()
-            starts = [0]
-            for each in arrays:
-                starts.append(starts[-1] + each.shape[axis])
-            whole = (*shape[:axis], starts[-1], *shape[axis + 1 :])
-            offsets = tuple(start // stored[axis] for start in starts[:-1])
-            return first.reshaped(whole, stored, inner), "", offsets
-        case ops.Slice(axis, start, stop):
-            if start % stored[axis] or (stop % stored[axis] and stop != shape[axis]):
-                return None, "the part does not begin and end where chunks do", ()
-            part = (*shape[:axis], stop - start, *shape[axis + 1 :])
-            return first.reshaped(part, stored, inner), "", (start // stored[axis],)
-    return None, "the order of the numbers changes", ()
-
-
-def _origin(
-    transfer: Transfer, index: tuple[int, ...], offsets: tuple[int, ...]
-) -> tuple[DiskPath, tuple[int, ...]]:
-    """Where the value at a place of the result is in the source."""
-    match transfer.op:
-        case ops.Stack(axis):
-            return transfer.sources[index[axis]], _drop(index, axis)
-        case ops.Take(axis, layer):
-            return transfer.sources[0], _put(index, axis, layer)
-        case ops.MoveAxis(source, target):
-            return transfer.sources[0], _move(index, target, source)
-        case ops.Concat(axis):
-            part = max(place for place, start in enumerate(offsets) if start <= index[axis])
-            at = index[axis] - offsets[part]
-            return transfer.sources[part], (*index[:axis], at, *index[axis + 1 :])
-        case ops.Slice(axis, _, _):
-            at = index[axis] + offsets[0]
-            return transfer.sources[0], (*index[:axis], at, *index[axis + 1 :])
-    return transfer.sources[0], index
 
 
 def _streamed(
@@ -198,16 +131,15 @@ def _streamed(
 def new_array(leaf: Leaf, version: int, chunk: Iterable[int]) -> zarr.Array:
     """The stored form of a leaf that is written anew."""
     chunk = tuple(chunk)
-    if not leaf.is_key:
-        return zarr.new(version, leaf.shape, leaf.dtype, chunk)
-    words = orbax_tree.KEY_WORDS[leaf.dtype[4:-1]]
-    return zarr.new(version, (*leaf.shape, words), "uint32", (*chunk, words))
+    words = leaf.stored[len(leaf.shape) :]
+    dtype = "uint32" if leaf.is_key else leaf.dtype
+    return zarr.new(version, leaf.stored, dtype, (*chunk, *words))
 
 
 def _chunk(transfer: Transfer, conversion: Conversion, options: Options) -> tuple[int, ...]:
     """The chunks of a streamed array: each a part of one chunk of the source, one layer thick."""
     leaf = transfer.leaf
-    bases = [image_chunk(transfer.op, conversion, path) for path in transfer.sources]
+    bases = image_chunks(transfer, conversion)
     shape = leaf.shape
     if any(base is None for base in bases) or len(set(bases)) != 1:
         base = tuple(max(1, size) for size in shape)
@@ -235,30 +167,7 @@ def _divisor(size: int, parts: int, *, whole: bool) -> int:
     return next(extent for extent in range(wanted, 0, -1) if size % extent == 0)
 
 
-def image_chunk(op: transfers.Op, conversion: Conversion, path: DiskPath) -> tuple[int, ...] | None:
-    """What becomes of a chunk of a source in the result; None where that is no box."""
-    chunk = conversion.storage.grid(path).chunk
-    match op:
-        case ops.Same() | ops.Concat() | ops.Slice():
-            return chunk
-        case ops.Stack(axis):
-            return _put(chunk, axis, 1)
-        case ops.Take(axis, _):
-            return _drop(chunk, axis)
-        case ops.MoveAxis(source, target):
-            return _move(chunk, source, target)
-    return None
-
-
-def _put(items: tuple[int, ...], axis: int, item: int) -> tuple[int, ...]:
-    return (*items[:axis], item, *items[axis:])
-
-
-def _drop(items: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*items[:axis], *items[axis + 1 :])
-
-
-def _move(items: tuple[int, ...], source: int, target: int) -> tuple[int, ...]:
-    rest = list(_drop(items, source))
-    rest.insert(target, items[source])
-    return tuple(rest)
+def image_chunks(transfer: Transfer, conversion: Conversion) -> list[tuple[int, ...] | None]:
+    """What becomes of a chunk of each source in the result; None where that is no box."""
+    chunks = [conversion.storage.grid(path).chunk for path in transfer.sources]
+    return [rekey.image(transfer.op, each, place) for place, each in enumerate(chunks)]

@@ -24,10 +24,12 @@ from maxmig.converters.engine import (
     tasks,
 )
 from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
 from maxmig.converters.storage import files, kv, orbax, orbax_tree
 
 Progress = Callable[[int], None]
+Finish = Callable[[Path, orbax.Orbax | None], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ def run(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    finish: Callable[[Path], None] = lambda step: None,
+    finish: Finish = lambda step, seen: None,
     progress: Progress = lambda nbytes: None,
 ) -> Result:
     """Converts.
@@ -62,7 +64,8 @@ def run(
             file.
         overwrite: replace a destination that exists.
         resume: go on with an earlier conversion of the same plan, if it was stopped or killed.
-        finish: a last change of the new step before it is put in place.
+        finish: a last look at the new step before it is put in place: at its directory, and at
+            its tree as it was read back.
         progress: called with the bytes of each piece that is done.
 
     Raises:
@@ -72,19 +75,40 @@ def run(
         Interrupted: the user stopped it; `resume` goes on.
     """
     plan.preflight(todo, destination)
-    pool.return_memory()
-    if kv.is_url(destination):
-        return _run_remote(todo, destination, overwrite=overwrite, progress=progress)
+    with pool.heap(keep=plan.workers(todo).keep):
+        if kv.is_url(destination):
+            return _run_remote(
+                todo, destination, overwrite=overwrite, resume=resume, progress=progress
+            )
+        return _run_local(
+            todo,
+            destination,
+            overwrite=overwrite,
+            resume=resume,
+            finish=finish,
+            progress=progress,
+        )
+
+
+def _run_local(
+    todo: Plan,
+    destination: str,
+    *,
+    overwrite: bool,
+    resume: bool,
+    finish: Finish,
+    progress: Progress,
+) -> Result:
     group = processes.current()
-    place = Path(destination).absolute()
+    place, step = _place(todo, destination)
     source = todo.conversion.storage
     root = None if kv.is_url(source.url) else Path(source.url)
     before = source.fingerprint()
-    digest = f"{todo.digest} in {group.count}"
+    digest = f"{todo.digest} in {group.count} since {journal.boot()}"
     stop = pool.Stop()
     with group.joined(), stop.listening():
         if group.first:
-            commit.check(root, place, overwrite=overwrite)
+            commit.check(root, place, step, overwrite=overwrite)
         begun = group.agree("begun", lambda: str(commit.begin(place, digest, resume=resume)))
         temporary = Path(begun)
         notes = journal.Journal(temporary, digest, group.index)
@@ -93,11 +117,13 @@ def run(
             checked = work.convert()
             _check_unchanged(source, before)
             if group.first:
-                finish(work.step)
-                work.commit(place)
+                finish(work.step, work.seen)
+                work.commit(place, step, overwrite=overwrite)
             group.meet("committed")
         except pool.Stopped as stopped:
-            raise errors.Interrupted(_stopped(work)) from stopped
+            raise errors.Interrupted(_stopped(work.finished, work.total)) from stopped
+        except commit.Taken:
+            raise
         except BaseException:
             if group.first:
                 commit.remove(temporary)
@@ -106,35 +132,84 @@ def run(
     return Result(str(made), checked, work.resumed)
 
 
-def _run_remote(todo: Plan, destination: str, *, overwrite: bool, progress: Progress) -> Result:
-    place = remote.Remote(todo, destination, overwrite=overwrite)
+def _place(todo: Plan, destination: str) -> tuple[Path, int | None]:
+    """The local destination, links followed, and the number of the step that comes to it."""
+    place = places.absolute(destination)
+    flat_file = todo.conversion.container != "orbax"
+    return place.resolve() if place.is_dir() else place, None if flat_file else todo.conversion.step
+
+
+def check_destination(
+    todo: Plan, destination: str, *, overwrite: bool, resume: bool = False
+) -> None:
+    """Refuses what a run would refuse before it writes anything.
+
+    Raises:
+        ConvertError: the destination is not a good one.
+        PreflightError: memory or disk is too small.
+    """
+    plan.preflight(todo, destination)
+    if kv.is_url(destination):
+        remote.Remote(todo, destination).check(overwrite=overwrite, resume=resume)
+        return
+    source = todo.conversion.storage
+    root = None if kv.is_url(source.url) else Path(source.url)
+    commit.check(root, *_place(todo, destination), overwrite=overwrite)
+
+
+def there(todo: Plan, destination: str) -> str:
+    """What is there already where the result is to be, in words; empty if nothing is."""
+    if kv.is_url(destination):
+        return remote.Remote(todo, destination).there()
+    return commit.there(*_place(todo, destination))
+
+
+def _run_remote(
+    todo: Plan, destination: str, *, overwrite: bool, resume: bool, progress: Progress
+) -> Result:
+    if processes.current().count > 1:
+        raise errors.ConfigError(f"{destination}: {remote.ALONE}")
+    place = remote.Remote(todo, destination)
+    done = place.begin(overwrite=overwrite, resume=resume)
     source = todo.conversion.storage
     before, stop = source.fingerprint(), pool.Stop()
     leaves = tasks.source_leaves(todo.conversion)
     made = documents.made_arrays(todo.conversion, todo.zarr)
+    cut = list(enumerate(tasks.cut(todo.conversion, todo.pieces, todo.options)))
+    finished, recording = set(done), Recording(todo)
+
+    def one(item: tuple[int, tasks.Task]) -> None:
+        number, task = item
+        found = pieces.perform(task, todo, place.target, leaves, made, number, recording)
+        place.finish(number, found)
+        finished.add(number)
+
     try:
         with stop.listening():
             place.target.describe(_described(todo, made))
-            _each(
-                todo,
-                enumerate(tasks.cut(todo.conversion, todo.pieces, todo.options)),
-                lambda item: pieces.perform(item[1], todo, place.target, leaves, made, item[0]),
-                progress,
-                stop,
-            )
+            _each(todo, [item for item in cut if item[0] not in done], one, progress, stop)
             place.tell(made)
-            checked = check.check(todo, place.target, {}, place.items)
+            checked = _checked(todo, place.target, {}, recording, place.sums())
             _check_unchanged(source, before)
             place.commit()
     except pool.Stopped as stopped:
-        place.remove()
-        raise errors.Interrupted(
-            "interrupted: nothing is left in the bucket; start the same command again"
-        ) from stopped
+        raise errors.Interrupted(_stopped(len(finished), len(cut))) from stopped
     except BaseException:
         place.remove()
         raise
-    return Result(place.step, checked)
+    return Result(place.step, checked, len(done))
+
+
+def _checked(
+    todo: Plan, target: Target, shared: dict[str, str], recording: Recording, sums: Iterable[Found]
+) -> check.Checked:
+    """Looks at the result, and writes the record of its checksums."""
+    for found in sums:
+        recording.add(found)
+    recording.carry()
+    checked = check.check(todo, target, shared, recording)
+    recording.write(target.url)
+    return checked
 
 
 def _check_unchanged(source: Any, before: str) -> None:
@@ -157,7 +232,7 @@ def _each(
     progress: Progress,
     stop: pool.Stop,
 ) -> None:
-    threads, free = plan.workers(todo)
+    workers = plan.workers(todo)
 
     def one(item: tuple[int, tasks.Task]) -> None:
         work(item)
@@ -166,16 +241,16 @@ def _each(
     pool.each(
         items,
         one,
-        threads=threads,
-        budget=pool.Budget(free),
+        threads=workers.threads,
+        budget=pool.Budget(workers.memory),
         size=lambda item: item[1].nbytes,
         stop=stop,
     )
 
 
-def _stopped(work: "_Work") -> str:
+def _stopped(finished: int, total: int) -> str:
     return (
-        f"interrupted: {work.finished} of {work.total} pieces are done and kept. "
+        f"interrupted: {finished} of {total} pieces are done and kept. "
         "Go on with the same command and --resume"
     )
 
@@ -198,27 +273,30 @@ class _Work:
         self.flat = todo.conversion.container != "orbax"
         number = todo.conversion.step
         self.step = temporary if number is None else temporary / str(number)
-        self.items = (
-            temporary if number is None else self.step / documents.item_name(todo.conversion)
-        )
+        names = documents.item_names(todo.conversion)
+        one = len(names) == 1 and not todo.conversion.items
+        self.items = self.step / names[0] if one else self.step
+        self.trees = [self.step / name for name in names] or [self.step]
         if self.flat:
             self.step = self.items = temporary / name  # its suffix tells what it is
         self.leaves = tasks.source_leaves(todo.conversion)
         self.journal = notes
         self.made = documents.made_arrays(todo.conversion, todo.zarr)
+        self.recording = Recording(todo)
+        self.seen: orbax.Orbax | None = None
         self.resumed = self.finished = self.total = 0
 
     def convert(self) -> check.Checked:
         todo, group = self.todo, self.group
         if self.flat:
             return self._convert_flat()
-        self.items.mkdir(parents=True, exist_ok=True)
-        target = Target(str(self.items), use_ocdbt=todo.ocdbt)
+        for tree in self.trees:
+            tree.mkdir(parents=True, exist_ok=True)
+        parts = todo.conversion.items
+        target = Target(str(self.items), use_ocdbt=todo.ocdbt, parts=parts)
         mine = target
         if group.count > 1 and todo.ocdbt:
-            mine = Target(
-                str(self.items), use_ocdbt=True, database=str(self.items / group.folder(self.items))
-            )
+            mine = Target(str(self.items), use_ocdbt=True, folder=group.folder, parts=parts)
         if group.first:
             self._describe(mine, target)
         group.meet("described")
@@ -226,13 +304,15 @@ class _Work:
         group.meet("written")
         wanted: dict[str, str] = {}
         if group.first:
-            group.merge(self.items, target, todo.ocdbt)
+            group.merge(target)
             wanted = self._share(target)
             self._documents()
         group.meet("whole")
-        return (
-            check.check(todo, target, wanted, str(self.items)) if group.first else check.Checked()
-        )
+        if not group.first:
+            return check.Checked()
+        checked = _checked(todo, target, wanted, self.recording, self.journal.sums())
+        self.seen = target.seen
+        return checked
 
     def _convert_flat(self) -> check.Checked:
         target = flat.FlatTarget(self.items, self.todo.conversion)
@@ -246,12 +326,13 @@ class _Work:
         counted = self.todo.options.verify != "none"
         return check.Checked(len(self.todo.routes) if counted else 0)
 
-    def commit(self, place: Path) -> None:
+    def commit(self, place: Path, step: int | None, *, overwrite: bool) -> None:
         """Puts the result in place."""
+        fsync = self.todo.options.fsync
         if not self.flat:
-            commit.finish(self.temporary, place)
+            commit.finish(self.temporary, place, step, overwrite=overwrite, fsync=fsync)
             return
-        commit.place(self.items, place)
+        commit.place(self.items, place, overwrite=overwrite, fsync=fsync)
         commit.remove(self.temporary)
 
     def _describe(self, mine: Target, target: Target) -> None:
@@ -263,9 +344,12 @@ class _Work:
         source = self.todo.conversion.storage
         if not isinstance(source, orbax.Orbax):
             return {}
-        asked = self.stop.asked.is_set
-        wanted = reference.share(source, target, chosen, stopped=asked)
-        wanted |= reference.share(source, target, copied, copy=True, stopped=asked)
+        how = reference.How(stopped=self.stop.asked.is_set)
+        options = self.todo.options
+        looked = check.wanted(options.verify, 0)
+        copying = dataclasses.replace(how, copy=True, compare=looked, fsync=options.fsync)
+        wanted = reference.share(source, target, chosen, how)
+        wanted |= reference.share(source, target, copied, copying)
         self.progress(sum(route.transfer.leaf.nbytes for route in (*chosen, *copied)))
         return wanted
 
@@ -279,8 +363,10 @@ class _Work:
 
         def one(item: tuple[int, tasks.Task]) -> None:
             number, task = item
-            pieces.perform(task, todo, target, self.leaves, self.made, number)
-            self.journal.finish(number)
+            found = pieces.perform(
+                task, todo, target, self.leaves, self.made, number, self.recording
+            )
+            self.journal.finish(number, found)
             self.finished += 1
 
         pending = [item for item in share if item[0] not in done]
@@ -291,25 +377,22 @@ class _Work:
         told = documents.tree(
             todo.conversion, todo.routes, self.made, ocdbt=todo.ocdbt, version=todo.zarr
         )
-        others = _take_over(todo, self.step, self.items)
-        alone = self.step == self.items
-        told_step = documents.step(todo.conversion, others, alone=alone)
+        others = _take_over(todo, self.step)
+        told_step = documents.step(todo.conversion, others)
         for name, data in told.items():
             file = self.items / name
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         (self.step / places.STEP_METADATA).write_bytes(told_step)
-        for directory in {self.step, self.items}:
+        for directory in {self.step, *self.trees}:
             marker = f"Checkpoint commit was successful to {directory.name}\n"
             (directory / places.MARKER).write_text(marker)
 
 
-def _take_over(todo: Plan, step: Path, items: Path) -> list[str]:
+def _take_over(todo: Plan, step: Path) -> list[str]:
     """Copies what else is in the source's step: the data loader's state, other items."""
     source = todo.conversion.storage
-    if not isinstance(source, orbax.Orbax) or source.step_dir in (None, source.items):
-        return []
-    if step == items:
+    if not isinstance(source, orbax.Orbax) or not documents.item_names(todo.conversion):
         return []
     above = files.Files(str(source.step_dir))
     found, _ = documents.beside(todo.conversion)

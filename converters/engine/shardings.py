@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from maxmig.converters import ops, transfers
 
@@ -24,22 +25,33 @@ def of(op: transfers.Op, told: Sequence[str | None], rank: int) -> str | None:
     spec = document.get("partition_spec")
     if document.get("sharding_type") != "NamedSharding" or not isinstance(spec, list):
         return first
+    if isinstance(op, ops.Same | ops.Slice | ops.Concat):
+        return first
     axes = [*spec, *[None] * (rank - len(spec))]
-    match op:
-        case ops.Same() | ops.Slice() | ops.Concat():
-            return first
-        case ops.Stack(axis):
-            axes.insert(axis, None)
-        case ops.Take(axis, _):
-            del axes[axis : axis + 1]
-        case ops.MoveAxis(source, target):
-            axes.insert(target, axes.pop(source))
-        case _:
-            axes = []
+    axes = _axes(op, axes)
     while axes and axes[-1] is None:
         axes.pop()
     document["partition_spec"] = axes
     return json.dumps(document)
+
+
+def _axes(op: transfers.Op, axes: list[Any]) -> list[Any]:
+    """The entries of a result's axes; none where they cannot be told: it is replicated."""
+    match op:
+        case ops.Same() | ops.Slice() | ops.Concat():
+            return axes
+        case ops.Stack(axis):
+            return [*axes[:axis], None, *axes[axis:]]
+        case ops.Take(axis, _):
+            return axes[:axis] + axes[axis + 1 :]
+        case ops.MoveAxis(source, target):
+            rest = axes[:source] + axes[source + 1 :]
+            return [*rest[:target], axes[source], *rest[target:]]
+        case ops.Then(one, other):
+            return _axes(other, _axes(one, axes))
+        case ops.Join(firsts, _, second):
+            return _axes(second, _axes(firsts[0], axes))
+    return []
 
 
 def replicated(told: Sequence[str | None]) -> str | None:

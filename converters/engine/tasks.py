@@ -65,6 +65,11 @@ Task = Piece | Copy | Making
 Item = TypeVar("Item")
 
 
+def under_way(options: Options) -> int:
+    """The bytes of one piece that are written or read back at the same time."""
+    return min(64 * MIB, options.max_memory // 32)
+
+
 def cut(conversion: Conversion, chosen: Sequence[Route], options: Options) -> Iterator[Task]:
     """All pieces of a conversion but those by reference, always in the same order."""
     made = tuple(conversion.made)
@@ -118,13 +123,17 @@ def _streamed(
         writes = tuple((route, transfers.whole(route.transfer.leaf)) for route in group)
         yield Piece(writes, 4 * size, size)
     for path, users in by_source.items():
-        yield from _chunkwise(conversion, path, users, leaves)
+        yield from _chunkwise(conversion, path, users, leaves, under_way(options))
     for route in single:
         yield from _boxwise(conversion, route, leaves)
 
 
 def _chunkwise(
-    conversion: Conversion, path: DiskPath, users: list[Route], leaves: dict[DiskPath, Leaf]
+    conversion: Conversion,
+    path: DiskPath,
+    users: list[Route],
+    leaves: dict[DiskPath, Leaf],
+    at_once: int,
 ) -> Iterator[Piece]:
     grid = conversion.storage.grid(path)
     for box in grid.boxes():
@@ -138,9 +147,9 @@ def _chunkwise(
         largest = max((_size(route, part) for route, part in writes), default=0)
         if writes:
             encoded = grid.nbytes if grid.encoded else 0
-            yield Piece(
-                tuple(writes), grid.nbytes + max(encoded, 3 * largest), payload, (path, box)
-            )
+            written = max(largest, min(payload, at_once))
+            nbytes = grid.nbytes + max(encoded, 3 * written)
+            yield Piece(tuple(writes), nbytes, payload, (path, box))
 
 
 def _boxwise(conversion: Conversion, route: Route, leaves: dict[DiskPath, Leaf]) -> Iterator[Piece]:
@@ -166,20 +175,31 @@ def _aligned(route: Route, conversion: Conversion, leaves: dict[DiskPath, Leaf])
     op = route.transfer.op
     rank = len(route.transfer.leaf.shape)
     stored = route.array.stored[:rank]
-    for path in route.transfer.sources:
-        base = routes.image_chunk(op, conversion, path)
+    for base in routes.image_chunks(route.transfer, conversion):
         if base is None:
             return False
         for small, large, size in zip(stored, base, route.transfer.leaf.shape, strict=True):
             if large % small and large < size:
                 return False
     match op:
+        case ops.Then() | ops.Join():
+            return not _cuts(op)
         case ops.Slice(axis, start, _):
             return start % stored[axis] == 0
         case ops.Concat(axis):
             ends = itertools.accumulate(leaves[p].shape[axis] for p in route.transfer.sources)
             return all(end % stored[axis] == 0 for end in list(ends)[:-1])
     return True
+
+
+def _cuts(op: transfers.Op) -> bool:
+    """Whether an operation cuts or joins somewhere within axes."""
+    match op:
+        case ops.Then(one, other):
+            return _cuts(one) or _cuts(other)
+        case ops.Join(firsts, _, second):
+            return _cuts(second) or any(map(_cuts, firsts))
+    return isinstance(op, ops.Slice | ops.Concat)
 
 
 def _image(op: transfers.Op, place: int, box: Box, sources: Sequence[Leaf]) -> tuple[Box] | None:
@@ -201,6 +221,14 @@ def _image(op: transfers.Op, place: int, box: Box, sources: Sequence[Leaf]) -> t
         case ops.Slice(axis, first, last):
             start, stop = max(box[axis][0], first) - first, min(box[axis][1], last) - first
             return ((*box[:axis], (start, stop), *box[axis + 1 :]),) if start < stop else None
+        case ops.Then(one, other):
+            found = _image(one, place, box, sources)
+            return found and _image(other, 0, found[0], [one.result(sources)])
+        case ops.Join(firsts, _, second):
+            whose, own = op.whose(place)
+            found = _image(firsts[whose], own, box, op.run(whose, sources))
+            middles = [each.result(op.run(at, sources)) for at, each in enumerate(firsts)]
+            return found and _image(second, whose, found[0], middles)
     return (box,)
 
 

@@ -3,12 +3,15 @@
 A new layout is a new file and a line in `LAYOUTS`.
 """
 
+from typing import Any
+
 from maxmig import errors
 from maxmig.converters.layouts import (
     linen,
     linen_params,
     linen_state,
     linen_variables,
+    maxtext_nnx,
     nnx,
     nnx_optimizer,
     nnx_state,
@@ -17,12 +20,13 @@ from maxmig.converters.layouts import (
     tunix,
 )
 from maxmig.converters.layouts.base import Evidence, Form, Hints, Layout, Reading, Written
-from maxmig.converters.layouts.facts import is_random
+from maxmig.converters.layouts.facts import LEVELS, is_random
 from maxmig.converters.layouts.table import Table
-from maxmig.converters.leaves import DiskTree
+from maxmig.converters.leaves import DiskPath, DiskTree
 
 __all__ = [
     "ALIASES",
+    "BARE",
     "LAYOUTS",
     "Evidence",
     "Form",
@@ -38,11 +42,13 @@ __all__ = [
 ]
 
 _MODULES = (
-    *(linen, nnx, linen_state, linen_variables, linen_params),
+    *(linen, nnx, maxtext_nnx, linen_state, linen_variables, linen_params),
     *(nnx_state, nnx_optimizer, to_nnx, to_linen, tunix),
 )
 LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
-ALIASES = {"maxtext-linen": "linen", "maxtext-nnx": "nnx"}
+ALIASES = {"maxtext-linen": "linen"}
+BARE = ("linen-params", "nnx-state", "to-nnx")  # they have no level above the model
+_MAXTEXT = ("linen", "nnx", "maxtext-nnx")
 
 # Which layout is meant by `--to linen` and `--to nnx`, for a source of each layout.
 _LINEN_OF = {
@@ -82,12 +88,12 @@ def twin(source: Layout, to: str) -> Layout:
         ConfigError: there is no such layout.
     """
     if to == "linen":
-        if source.name in ("linen", "nnx"):
+        if source.name in _MAXTEXT:
             return LAYOUTS["linen"]
         own = source if source.name.startswith("linen") else None
         return own or LAYOUTS[_LINEN_OF[source.name]]
     if to == "nnx":
-        if source.name in ("linen", "nnx"):
+        if source.name in _MAXTEXT:
             return LAYOUTS["nnx"]
         own = source if source.name in ("nnx-state", "nnx-optimizer", "tunix") else None
         return own or LAYOUTS[_NNX_OF[source.name]]
@@ -107,7 +113,27 @@ def detect(tree: DiskTree) -> tuple[Layout, Evidence]:
     told = "\n".join(f"  {found.layout}: {'; '.join(found.reasons)}" for found in evidence)
     tops = ", ".join(sorted({str(path[0]) for path in tree if path})) or "none"
     what = "more than one layout fits" if fitting else "no known layout fits"
+    advice = "`ckpt convert --from LAYOUT` takes it for the layout that you know it to be"
+    if inner := _inside(tree):
+        states = ", ".join(f"{key!r} ({name})" for key, name in inner.items())
+        advice = (
+            f"several states are in one tree: {states}; each is converted by itself: give the key "
+            f"behind the checkpoint's path, CHECKPOINT/{next(iter(inner))}"
+        )
     raise errors.ConvertError(
-        f"{what} this checkpoint (top-level keys: {tops}); nothing is guessed\n{told}\n"
-        "`ckpt convert --from LAYOUT` takes it for the layout that you know it to be"
+        f"{what} this checkpoint (top-level keys: {tops}); nothing is guessed\n{told}\n{advice}"
     )
+
+
+def _inside(tree: DiskTree) -> dict[str, str]:
+    """{top-level key: layout} of subtrees that are states by themselves."""
+    inner: dict[str, dict[DiskPath, Any]] = {}
+    for path, leaf in tree.items():
+        if len(path) > 1 and path[0] not in LEVELS:
+            inner.setdefault(str(path[0]), {})[path[1:]] = leaf
+    found = {}
+    for key, held in inner.items():
+        sure = [e for kind in LAYOUTS.values() if (e := kind.evidence(held)).confidence >= 0.9]
+        if len(sure) == 1 and sure[0].layout not in BARE:
+            found[key] = sure[0].layout
+    return found

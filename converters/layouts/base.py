@@ -34,6 +34,8 @@ class Form:
         step_dtype: the step counter's type; None: the layout's own.
         places: leaves that are in none of the places that all this leads to.
         holes: the tree's holes, if they are not those that all this leads to.
+        beside: sections that are no part of the model although collections are: top-level keys.
+        levels: sections with a `params` level of their own, as the parameters have it (averages).
     """
 
     wrapped: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class Form:
     step_dtype: str | None = None
     places: Mapping[str, DiskPath] = field(default_factory=dict)
     holes: Mapping[DiskPath, Hole] | None = None
+    beside: frozenset[str] = frozenset()
+    levels: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON for a checkpoint's metadata; what is as usual is left out."""
@@ -61,6 +65,9 @@ class Form:
             found["places"] = {name: list(path) for name, path in self.places.items()}
         if self.holes is not None:
             found["holes"] = [[list(path), hole.value] for path, hole in self.holes.items()]
+        for name in ("beside", "levels"):
+            if sections := getattr(self, name):
+                found[name] = sorted(sections)
         return found
 
     @classmethod
@@ -77,6 +84,8 @@ class Form:
             step_dtype=found.get("step_dtype"),
             places={name: tuple(path) for name, path in found.get("places", {}).items()},
             holes=None if holes is None else {tuple(path): Hole(value) for path, value in holes},
+            beside=frozenset(found.get("beside", ())),
+            levels=frozenset(found.get("levels", ())),
         )
 
 
@@ -136,6 +145,10 @@ class Layout(Protocol):
     @property
     def exact(self) -> bool:
         """Whether the tree itself tells the optimizer's containers, empty ones too."""
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The first keys, where each is an item of its own in a step; none: one item holds all."""
 
     def evidence(self, tree: DiskTree) -> Evidence:
         """Judges from metadata alone whether a tree is of this layout, with reasons."""

@@ -5,11 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
-from maxmig.converters import names
+from maxmig.converters import leaves, names
 from maxmig.converters.leaves import DiskPath, DiskTree, Hole, Leaf
 
 # Keys that are a program's, not a Linen collection's.
 RESERVED = {"model", "optimizer", "model_params", "optimizer_state", "opt_state", "step"}
+# ... and those that no module of a model has either.
+LEVELS = RESERVED | {"params", "nnx_aux", "nnx", "batch_stats"}
 AUTO_NAME = re.compile(r"[A-Z]\w*_\d+")  # as Linen's compact modules name themselves
 
 
@@ -58,9 +60,17 @@ class Facts:
         inside = [
             path for path in self.arrays if path[: len(start)] == start and not names.is_scale(path)
         ]
+        if len(inside) > 1 and (*start, "value") in inside:
+            return False  # a parameter called so; nothing can be beside a wrapper
         return bool(inside) and all(
             path[-1] == "value" and len(path) > max(1, len(start)) for path in inside
         )
+
+    @cached_property
+    def states(self) -> list[str]:
+        """Subtrees that are training states: no module holds an `opt_state`."""
+        nodes = (at for at, keys in self.children.items() if at and "opt_state" in keys)
+        return sorted(leaves.spell(at) for at in nodes)
 
     @cached_property
     def auto_named(self) -> list[str]:

@@ -5,6 +5,7 @@ level above param-shaped subtrees, `step` int32; NNX random state beside it, in 
 Any Linen project whose TrainState holds `params/params` writes the same.
 """
 
+from maxmig.converters import leaves
 from maxmig.converters.layouts.facts import RESERVED, Facts
 from maxmig.converters.layouts.table import Table
 from maxmig.converters.skeletons import Style
@@ -21,8 +22,21 @@ def _owns(facts: Facts) -> tuple[float, list[str]]:
     beside = sorted(facts.children[("params",)] - {"params"}) if held else []
     if beside:
         reasons.append(f"beside 'params/params' there is {beside}")
-    fits = bool(held) and not strange and not beside
+    if native := nested(facts):
+        reasons.append(f"the optimizer's containers are NNX's, such as {native}")
+    fits = bool(held) and not strange and not beside and not native
     return (0.95 if facts.tops & {"opt_state", "step"} else 0.8) * fits, reasons
+
+
+def nested(facts: Facts) -> str:
+    """An optimizer's container that is keyed by position, without `params` below: as MaxText's NNX
+    runs write those that are not outermost; empty if there is none.
+    """
+    for path in facts.arrays:
+        numbered = [at for at, key in enumerate(path) if isinstance(key, str) and key.isdigit()]
+        if path[0] == "opt_state" and len(path) > 2 and numbered and "params" not in path:
+            return leaves.spell(path[: numbered[0] + 1])
+    return ""
 
 
 LAYOUT = Table(

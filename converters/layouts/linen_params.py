@@ -22,7 +22,9 @@ def owns(facts: Facts) -> tuple[float, list[str]]:
         reasons.append("every leaf is wrapped in a 'value', as NNX writes")
     if facts.random:
         reasons.append("it holds random state, which Linen does not store")
-    fits = named and not level and not facts.wrapped() and not facts.random
+    if facts.states:
+        reasons.append(f"training states are in it: {facts.states}")
+    fits = named and not facts.states and not level and not facts.wrapped() and not facts.random
     return (0.6 if fits else 0.0), reasons
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from maxmig.converters import names
-from maxmig.converters.layouts.facts import Facts
+from maxmig.converters.layouts.facts import LEVELS, Facts
 from maxmig.converters.layouts.table import Table
 from maxmig.converters.leaves import DiskPath
 from maxmig.converters.skeletons import Style
@@ -23,10 +23,10 @@ _DENSE = re.compile(r"dense_layer_(\d+)")
 def _owns(facts: Facts) -> tuple[float, list[str]]:
     held = facts.below(("model",))
     reasons = [f"{held} leaves below 'model'" if held else "nothing below 'model'"]
-    strange = sorted(facts.tops - OWN)
+    inner = facts.children[("optimizer",)] if "optimizer" in facts.tops else set()
+    strange = sorted(facts.tops & LEVELS - OWN if inner else facts.tops - OWN)
     if strange:
         reasons.append(f"does not know the top-level keys {strange}")
-    inner = facts.children[("optimizer",)] if "optimizer" in facts.tops else set()
     if odd := sorted(inner - {"step", "opt_state"}):
         reasons.append(f"an optimizer holds step and opt_state, not {odd}")
     fits = bool(held) and not strange and not odd

@@ -4,7 +4,7 @@ An nnx.Optimizer of flax 0.11 and later has no model in it; alone it is half a t
 """
 
 from maxmig.converters.layouts.base import Form
-from maxmig.converters.layouts.facts import Facts
+from maxmig.converters.layouts.facts import LEVELS, Facts
 from maxmig.converters.layouts.table import Table
 from maxmig.converters.skeletons import Style
 
@@ -19,7 +19,7 @@ def owns(facts: Facts) -> tuple[float, list[str]]:
     reasons.append(f"beside them {sorted(state)}" if state else "neither opt_state nor step")
     if state and not held:
         reasons.append("an optimizer without its model: save both, {'model':, 'optimizer':}")
-    strange = sorted(facts.tops - OWN)
+    strange = sorted(facts.tops & LEVELS - OWN if state else facts.tops - OWN)
     if strange:
         reasons.append(f"does not know the top-level keys {strange}")
     return (0.95 if held and state and not strange else 0.0), reasons

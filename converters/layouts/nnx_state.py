@@ -6,11 +6,9 @@ of parameters alone are of this kind.
 """
 
 from maxmig.converters.layouts.base import Form
-from maxmig.converters.layouts.facts import RESERVED, Facts
+from maxmig.converters.layouts.facts import LEVELS, Facts
 from maxmig.converters.layouts.table import Table
 from maxmig.converters.skeletons import Style
-
-LEVELS = RESERVED | {"params", "nnx_aux", "nnx", "batch_stats"}
 
 
 def owns(facts: Facts) -> tuple[float, list[str]]:
@@ -28,8 +26,10 @@ def owns(facts: Facts) -> tuple[float, list[str]]:
         signs.append("it holds random state")
     if facts.listed:
         signs.append("it holds numbered lists")
+    if facts.states:
+        reasons.append(f"training states are in it: {facts.states}")
     reasons += signs or ["nothing in it that only NNX writes"]
-    fits = not level and not bridged and bool(signs) and bool(facts.arrays)
+    fits = not level and not facts.states and not bridged and bool(signs) and bool(facts.arrays)
     return (0.9 if wrapped else 0.7) * fits, reasons
 
 

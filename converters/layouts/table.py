@@ -11,10 +11,10 @@ from typing import Literal
 
 from maxmig import errors, trees
 from maxmig.converters import leaves, names, skeletons
-from maxmig.converters.layouts import merged, wrappers
+from maxmig.converters.layouts import reader
 from maxmig.converters.layouts.base import Evidence, Family, Form, Hints, Reading, Written
 from maxmig.converters.layouts.facts import Facts
-from maxmig.converters.leaves import DiskPath, DiskTree, Hole, Leaf
+from maxmig.converters.leaves import DiskPath, DiskTree, Hole
 from maxmig.converters.skeletons import Style
 
 Owns = Callable[[Facts], tuple[float, list[str]]]
@@ -39,6 +39,7 @@ class Table:
         collections: other collections are top-level keys, or merged with the parameters.
         others: further ways to write the optimizer's containers that occur in this layout.
         usual: how a tree is spelt that was not written before in another way.
+        items: the first keys, where each is an item of its own in a step; none: one item holds all.
         rename: what tells other names of leaves in old trees: {keys in the model: canonical path}.
     """
 
@@ -56,11 +57,12 @@ class Table:
     others: tuple[Style, ...] = ()
     rename: Callable[[Iterable[DiskPath]], Mapping[DiskPath, str]] | None = None
     usual: Form | None = None
+    items: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
         """Whether the tree itself tells the optimizer's containers, empty ones too."""
-        return self.style.holes
+        return self.style.holes and not self.style.inner
 
     def evidence(self, tree: DiskTree) -> Evidence:
         """Judges a tree by its keys and types alone."""
@@ -74,16 +76,15 @@ class Table:
             ConvertError: a leaf has no place in this layout, a parameter is a hole, or two leaves
                 have one canonical path; all of them are listed.
         """
-        reader = _Reader(self, tree, form, hints or Hints())
-        reader.run()
-        if reader.problems:
+        seen = reader.Reader(self, tree, form, hints or Hints())
+        seen.run()
+        if seen.problems:
             raise errors.ConvertError(
-                f"the tree cannot be read as layout {self.name!r}:\n  "
-                + "\n  ".join(reader.problems)
+                f"the tree cannot be read as layout {self.name!r}:\n  " + "\n  ".join(seen.problems)
             )
-        places = {name: reader.places[name] for name in trees.sort(reader.places)}
-        found, variants = self._form(tree, places, reader)
-        return Reading(self.name, places, reader.skeleton, (*reader.notes, *variants), found)
+        places = {name: seen.places[name] for name in trees.sort(seen.places)}
+        found, variants = self._form(tree, places, seen)
+        return Reading(self.name, places, seen.skeleton, (*seen.notes, *variants), found)
 
     def write(
         self, paths: Iterable[str], skeleton: skeletons.Skeleton, form: Form | None = None
@@ -141,17 +142,19 @@ class Table:
                 f"step: layout {self.name!r} has no place for it; leave it out (--params-only)"
             )
         elif self.collections == "top":
-            at = (section, *(names.keys(rest, lists) if rest else ()))
+            start = (section, *self.params[1:]) if section in form.levels else (section,)
+            at = (*start, *(names.keys(rest, lists) if rest else ()))
         elif self.collections == "merged":
             if not rest:
                 return (section,)
-            at = (*self.params, *names.keys(rest, lists))
+            start = (section,) if section in form.beside else self.params
+            at = (*start, *names.keys(rest, lists))
         else:
             raise errors.ConvertError(
                 f"{path}: expected a canonical path below params/, opt_state/ or aux/, or step; "
                 f"layout {self.name!r} has no place for the collection {section!r}"
             )
-        name = "aux" if section == "aux" else "params"
+        name = section if section in {"aux", *form.beside} else "params"
         return (*at, "value") if name in form.wrapped or rest in form.boxed else at
 
     def _aux_place(self, path: str, rest: str, lists: frozenset[str] | None) -> DiskPath:
@@ -163,17 +166,17 @@ class Table:
         return (*self.aux, *names.keys(rest, lists))
 
     def _form(
-        self, tree: DiskTree, places: Mapping[str, DiskPath], reader: "_Reader"
+        self, tree: DiskTree, places: Mapping[str, DiskPath], seen: reader.Reader
     ) -> tuple[Form, tuple[str, ...]]:
         """What must be known to write exactly this tree again, and what is unusual in it."""
         candidates = [
-            dataclasses.replace(reader.form, style=style, lists=lists)
+            dataclasses.replace(seen.form, style=style, lists=lists)
             for style in (None, *self.others)
-            for lists in ((None, reader.form.lists) if self.style.split else (reader.form.lists,))
+            for lists in ((None, seen.form.lists) if self.style.split else (seen.form.lists,))
         ]
         best: tuple[int, Form, list[str], bool] | None = None
         for form in candidates:
-            other, holes = self._differs(tree, places, reader.skeleton, form)
+            other, holes = self._differs(tree, places, seen.skeleton, form)
             if best is None or len(other) + holes < best[0]:
                 best = (len(other) + holes, form, other, holes)
             if not best[0]:
@@ -202,160 +205,6 @@ class Table:
         holes = {at: value for at, value in written.items() if isinstance(value, Hole)}
         own = {at: leaf for at, leaf in tree.items() if isinstance(leaf, Hole)}
         return [name for name, at in places.items() if back.get(name) != at], holes != own
-
-
-class _Reader:
-    """One reading of one tree through one table."""
-
-    def __init__(self, table: Table, tree: DiskTree, form: Form | None, hints: Hints):
-        self.hints = hints
-        self.table = table
-        self.tree = tree
-        self.known = form
-        self.places: dict[str, DiskPath] = {}
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self.lists: set[str] = set()
-        self.skeleton: skeletons.Skeleton = None
-        self.form = Form()
-        self._fixed = {tuple(at): name for name, at in (form.places if form else {}).items()}
-
-    def run(self) -> None:
-        table = self.table
-        bare = self._strip()
-        model: dict[DiskPath, tuple[DiskPath, Leaf | Hole]] = {}
-        state: dict[DiskPath, _Stored | Hole] = {}
-        rest: list[tuple[DiskPath, DiskPath, Leaf | Hole]] = []
-        for path, leaf in self.tree.items():
-            keys = bare.keys[path]
-            if path in self._fixed:
-                self._add(self._fixed[path], path, leaf)
-            elif table.step is not None and keys == table.step:
-                self._add("step", path, leaf)
-                self._step_type(leaf)
-            elif table.opt_state is not None and _below(keys, table.opt_state):
-                inner = keys[len(table.opt_state) :]
-                state[inner] = _Stored(path) if isinstance(leaf, Leaf) else leaf
-            elif _strictly(keys, table.params):
-                model[keys[len(table.params) :]] = (path, leaf)
-            else:
-                rest.append((path, keys, leaf))
-        self._model(model, state)
-        for path, keys, leaf in rest:
-            self._other(path, keys, leaf)
-        self._optimizer(state)
-        self.form = Form(
-            wrapped=tuple(bare.wrapped),
-            boxed=frozenset(names.canonical(keys) for keys in bare.boxed),
-            lists=frozenset(self.lists),
-            step_dtype=self.form.step_dtype,
-        )
-
-    def _strip(self) -> wrappers.Bare:
-        table = self.table
-        sections: dict[str, DiskPath] = {"params": table.params}
-        if table.aux is not None:
-            sections["aux"] = table.aux
-        if table.opt_state is not None:
-            sections["opt_state"] = table.opt_state
-        if table.step is not None:
-            sections["step"] = table.step
-        boxes = None
-        if table.family == "linen" or table.collections == "top":
-            boxes = {"params": table.params}
-            if table.collections == "top":
-                tops = {str(p[0]) for p in self.tree if len(p) > 1}
-                named = {table.params[:1], (table.opt_state or ())[:1]}
-                boxes |= {top: (top,) for top in tops if (top,) not in named}
-        known = self.known.boxed if self.known else None
-        bare = wrappers.strip(self.tree, sections, boxes=boxes, known=known, hints=self.hints)
-        self.problems += bare.problems
-        self.notes += bare.notes
-        return bare
-
-    def _model(
-        self,
-        model: Mapping[DiskPath, tuple[DiskPath, Leaf | Hole]],
-        state: Mapping[DiskPath, object],
-    ) -> None:
-        sections = dict.fromkeys(model, "params")
-        if self.table.collections == "merged":
-            moments = _suffixes(state, model)
-            found = {keys: leaf for keys, (_, leaf) in model.items()}
-            sections = merged.classify(found, moments, self.hints.collections, self.problems)
-        other = self.table.rename(model) if self.table.rename else {}
-        for keys, (path, leaf) in model.items():
-            name = names.canonical(keys, self.lists)
-            self._add(f"{sections[keys]}/{other.get(keys, name)}", path, leaf)
-
-    def _other(self, path: DiskPath, keys: DiskPath, leaf: Leaf | Hole) -> None:
-        table = self.table
-        if table.aux is not None and _strictly(keys, table.aux):
-            rest = names.canonical(keys[len(table.aux) :], self.lists)
-            self._add(f"aux/{rest}", path, leaf)
-        elif table.collections == "top" and not self._own(keys):
-            if isinstance(leaf, Leaf):
-                rest = names.canonical(keys[1:], self.lists)
-                self._add(f"{keys[0]}/{rest}" if rest else str(keys[0]), path, leaf)
-        else:
-            self.problems.append(f"{leaves.spell(path)}: no place for it in this layout")
-
-    def _own(self, keys: DiskPath) -> bool:
-        """Whether the first key is one of the layout's own, which no collection can have."""
-        table = self.table
-        own = (table.params, table.aux, table.opt_state, table.step)
-        return any(start and keys[0] == start[0] for start in own)
-
-    def _add(self, name: str, path: DiskPath, leaf: Leaf | Hole) -> None:
-        if isinstance(leaf, Hole):
-            self.problems.append(f"{leaves.spell(path)}: a hole ({leaf.value}) instead of an array")
-        elif name in self.places:
-            other = leaves.spell(self.places[name])
-            self.problems.append(f"{leaves.spell(path)} and {other}: both {name}")
-        else:
-            self.places[name] = path
-
-    def _step_type(self, leaf: Leaf | Hole) -> None:
-        if isinstance(leaf, Leaf) and leaf.dtype != self.table.step_dtype:
-            self.form = dataclasses.replace(self.form, step_dtype=leaf.dtype)
-
-    def _optimizer(self, state: Mapping[DiskPath, "_Stored | Hole"]) -> None:
-        if not state:
-            return
-        # Below one more key, because opt_state itself may be a hole or an array.
-        nested = leaves.nest({("", *keys): leaf for keys, leaf in state.items()})[""]
-        holes = {leaf for leaf in state.values() if isinstance(leaf, Hole)}
-        positions = any(isinstance(key, int) for keys in state for key in keys)
-        numbered = any(str(key).isdecimal() for keys in state for key in keys)
-        empties = numbered and holes == {Hole.EMPTY_DICT} and not positions
-        empties = empties and self.table.family == "linen"
-        params = skeletons.params_of(self.places)
-        self.skeleton, held = skeletons.read(nested, params, empties=empties)
-        self.places |= {name: stored.path for name, stored in held.items()}
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A leaf of a nested state: where it is on disk."""
-
-    path: DiskPath
-
-
-def _suffixes(
-    state: Mapping[DiskPath, object], model: Mapping[DiskPath, object]
-) -> frozenset[DiskPath]:
-    """The keys of the model that end some path of the optimizer: those that have moments."""
-    sizes = {len(keys) for keys in model}
-    found = {keys[-size:] for keys in state for size in sizes if size < len(keys)}
-    return frozenset(found & model.keys())
-
-
-def _below(keys: DiskPath, start: DiskPath) -> bool:
-    return keys[: len(start)] == start
-
-
-def _strictly(keys: DiskPath, start: DiskPath) -> bool:
-    return len(keys) > len(start) and keys[: len(start)] == start
 
 
 def _put(written: Written, at: DiskPath, value: "str | Hole") -> None:

@@ -4,8 +4,7 @@ Its own random state is at the top: `to_nnx__rngs` in flax 0.12, `rngs` before.
 """
 
 from maxmig.converters.layouts.base import Form
-from maxmig.converters.layouts.facts import Facts
-from maxmig.converters.layouts.nnx_state import LEVELS
+from maxmig.converters.layouts.facts import LEVELS, Facts
 from maxmig.converters.layouts.table import Table
 from maxmig.converters.skeletons import Style
 
@@ -25,7 +24,9 @@ def owns(facts: Facts) -> tuple[float, list[str]]:
     wrapped = facts.wrapped()
     if wrapped:
         reasons.append("every leaf is wrapped in a 'value'")
-    fits = not level and (bridge or (bool(named) and (wrapped or random)))
+    if facts.states:
+        reasons.append(f"training states are in it: {facts.states}")
+    fits = not level and not facts.states and (bridge or (bool(named) and (wrapped or random)))
     reasons = reasons or ["neither names of Linen's nor a bridge's random state"]
     return (0.9 if random else 0.7) * fits, reasons
 

@@ -1,9 +1,10 @@
 """How the leaves of a checkpoint become those of another: rules, planned on metadata alone.
 
 - `plan`: the entry: `mapping.plan(source, "nnx") -> Conversion`.
-- `rules`, `files`: operations with inverses; mapping files that hold them.
-- `auto`, `relayouts`, `normed`: the rules that are found without a file.
-- `state`, `steps`, `carry`: carrying rules out; `derive`: random state.
+- `rules`, `files`: operations with inverses; mapping files that hold them (`lines`: their YAML).
+- `auto`, `relayouts`, `normed`, `shaped`: the rules that are found without a file.
+- `state`, `steps`, `carry`: carrying rules out (`strictly`: a user's own); `derive`: random state.
+- `back`: what a checkpoint remembers of the one that it was made of.
 """
 
 from maxmig.converters.mapping.plan import Planned, plan, planned

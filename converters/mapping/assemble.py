@@ -9,7 +9,7 @@ from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import derive, rules
+from maxmig.converters.mapping import back, derive, rules
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import Item, State
 from maxmig.converters.transfers import Conversion, Made, Transfer
@@ -30,6 +30,7 @@ class Builder:
 
     def conversion(self, custom: dict[str, Any], seed: int) -> Conversion:
         transfers, made, holes = [], [], {}
+        numbers = (self.source.own.get("origin") or {}).get("numbers", ())
         step = _step_number(self.source)
         for at, path in self.written.items():
             if not isinstance(path, str):
@@ -44,9 +45,10 @@ class Builder:
                 made.append(Made(at, leaf, make, item.made))
                 continue
             sources = tuple(self.source.places[name] for name in item.sources)
-            stored = self.source.tree[sources[0]]
-            assert isinstance(stored, Leaf)
-            transfers.append(Transfer(at, leaf, sources, item.op, leaf.dtype != stored.dtype))
+            stored = [self.source.tree[source] for source in sources]
+            made_of = item.op.result([each for each in stored if isinstance(each, Leaf)])
+            cast = leaf.dtype != made_of.dtype
+            transfers.append(Transfer(at, leaf, sources, item.op, cast, path in numbers))
         return Conversion(
             storage=self.source.storage,
             layout=self.target.name,
@@ -58,6 +60,13 @@ class Builder:
             metadata=custom,
             step=step,
             notes=(*self.source.notes, *self.state.notes),
+            items=self._items(),
+        )
+
+    def _items(self) -> tuple[str, ...]:
+        tops = {path[0] for path in self.written}
+        return tuple(
+            item for item in self.target.items if item in tops and self.container == "orbax"
         )
 
     def _stored(self, path: str, leaf: Leaf) -> Leaf:
@@ -117,6 +126,8 @@ _FATES: dict[type, str] = {
     ops.MoveAxis: "layer axis moved",
     ops.Concat: "joined with others",
     ops.Slice: "cut into parts",
+    ops.Words: "written as words",
+    ops.Keys: "taken for random keys",
 }
 _ORIGINS: dict[type, str] = {
     ops.Same: "copied",
@@ -125,6 +136,8 @@ _ORIGINS: dict[type, str] = {
     ops.MoveAxis: "layer axis moved",
     ops.Concat: "joined from parts",
     ops.Slice: "cut out of an array",
+    ops.Words: "the words of random keys",
+    ops.Keys: "made of words",
 }
 
 
@@ -146,6 +159,8 @@ def metadata(
     scanned = any(stacks.scanned(path) is not None for path in params)
     own |= {"layout": target.name, "skeleton": state.skeleton, "form": form.to_json()}
     own["scan_layers"] = scanned
+    if scanned:
+        own.pop("stacks", None)
     if axis is not None:
         own["param_scan_axis"] = axis
     if target.name != source.layout.name:
@@ -153,6 +168,8 @@ def metadata(
             "layout": source.layout.name,
             "form": source.form.to_json(),
             "rules": [rule.data() for rule in rules.invert(done)],
+            "numbers": _numbers(source),
+            "spelling": back.spelling(source),
             "random": {
                 path: {"shape": leaf.shape, "dtype": leaf.dtype, "nbytes": leaf.nbytes}
                 for path, leaf in source.leaves.items()
@@ -167,6 +184,15 @@ def metadata(
     }
     own["versions"] = store.versions()
     return {**source.metadata, "scan_layers": scanned, "maxmig": own}
+
+
+def _numbers(source: Checkpoint) -> list[str]:
+    """What is cast between layouts, and is a plain number in Orbax's eyes, no array."""
+    if "step" not in source.places:
+        return []
+    told = getattr(source.storage, "told", None)  # a file tells nothing of the kind
+    entry = told.entries.get(source.places["step"]) if told is not None else None
+    return ["step"] if entry is not None and entry.kind == "scalar" else []
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,20 +3,23 @@
 Nothing is guessed: where a name does not tell, the error says which rule to write.
 """
 
+import dataclasses
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from maxmig import errors, trees
-from maxmig.converters import restack, stacks
+from maxmig.converters import axes, stacks
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import normed, relayouts, rules, steps
+from maxmig.converters.mapping import normed, relayouts, rules, shaped, steps
 from maxmig.converters.mapping.rules import Rule, Where
 from maxmig.converters.mapping.state import State
 
+_PLURAL = re.compile(r".*[^s]s")
 _NUMBERED = re.compile(r"(.+)_(\d+)")
-_SCANNED = re.compile(r"Scan\w+_\d+")
+_SCANNED = re.compile(r"(?!.*_\d+_\d+$)Scan\w+_\d+")  # ScanBlock_0_1 is one layer of ScanBlock_0
 
 
 def layers(state: State, source: Layout, target: Layout) -> tuple[Rule, ...]:
@@ -70,42 +73,80 @@ def _wrappers(state: State, target: Layout) -> list[rules.Layer]:
     return []
 
 
-def lists(owners: Iterable[str]) -> tuple[Rule, ...]:
+def apart(scanning: tuple[Rule, ...]) -> set[str]:
+    """What an NNX tree writes as a list since it was a stack, of names that do not tell it."""
+    taken = (rule for rule in scanning if isinstance(rule, rules.Unstack))
+    found = {rule.at for rule in taken if rule.to == f"{rule.at}_{{}}"}
+    return {at for at in found if at.rpartition("/")[2] not in stacks.NAMES}
+
+
+def lists(state: State) -> tuple[Rule, ...]:
     """Which numbered names an NNX tree writes as lists: those that a Linen `setup` gives to lists.
 
-    Linen's compact modules number classes (`Dense_0`), and a person numbers from 1 as often as from
-    0 (`conv_1`); only `blocks_0`, `blocks_1` of one kind, and Sequential's `layers_0`, are lists.
+    An attribute that is a list has a plural name (`blocks_0`, `blocks_1` of one kind), as its NNX
+    twin has (`self.blocks = nnx.List(...)`); Sequential's layers are `layers_0`. All else are names
+    that a person or Linen gave to single modules (`encoderblock_0`, `conv_1`, `Dense_0`), and an
+    NNX twin gives them to attributes (`setattr(self, f"encoderblock_{i}", ...)`). Numbers that are
+    filled with zeros are no places of a list.
     """
-    groups: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for owner in owners:
-        segments = owner.split("/")
-        for place, segment in enumerate(segments[:-1]):
-            if (match := _NUMBERED.fullmatch(segment)) and not segment[0].isupper():
-                at = "/".join([*segments[:place], match[1]])
-                groups[at][int(match[2])].add("/".join(segments[place + 1 :]))
     found: dict[str, list[str]] = defaultdict(list)
-    for at, members in groups.items():
-        alike = len({frozenset(rest) for rest in members.values()}) == 1
-        whole = sorted(members) == list(range(len(members))) and len(members) > 1
-        if at.rpartition("/")[2] in ("layers", *stacks.NAMES) or (alike and whole):
-            kind = re.sub(r"_\d+(?=/|$)", r"_\\d+", re.escape(at).replace(r"\-", "-"))
+    names: dict[str, None] = {}
+    for at, whole in _numbered(state.params).items():
+        name = at.rpartition("/")[2]
+        kind = re.sub(r"_\d+(?=/|$)", r"_\\d+", re.escape(at).replace(r"\-", "-"))
+        if name in ("layers", *stacks.NAMES) or (whole and _PLURAL.fullmatch(name)):
             found[kind].append(at)
+        elif whole and at not in state.lists:
+            names[f"{name}_{{}}"] = None
+    if names:
+        state.notes.append(
+            f"{', '.join(names)}: written as attributes of these names, as a module that numbers "
+            "its attributes has them; if it has a list instead, say `- list: PATH` in a mapping "
+            "file (start from `ckpt map`)"
+        )
     return tuple(
         rules.Listed(Where(alike[0]) if len(alike) == 1 else Where(kind, regex=True))
         for kind, alike in found.items()
     )
 
 
+def _numbered(owners: Iterable[str]) -> dict[str, bool]:
+    """{container: whether it has several members, from 0 on and of one kind}, of numbered names."""
+    groups: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for owner in trees.sort(owners):
+        segments = owner.split("/")
+        for place, segment in enumerate(segments[:-1]):
+            match = _NUMBERED.fullmatch(segment)
+            if match and not segment[0].isupper() and str(int(match[2])) == match[2]:
+                at = "/".join([*segments[:place], match[1]])
+                groups[at][int(match[2])].add("/".join(segments[place + 1 :]))
+    return {
+        at: len({frozenset(rest) for rest in members.values()}) == 1
+        and sorted(members) == list(range(len(members)))
+        and len(members) > 1
+        for at, members in groups.items()
+    }
+
+
 def scan(
-    state: State, *, scan: bool | None, axis: int | None, source_axis: int | None
+    state: State,
+    *,
+    scan: bool | None,
+    axis: int | None,
+    source_axis: int | None,
+    known: bool = False,
 ) -> tuple[tuple[Rule, ...], int | None]:
     """Rules that stack layers or take them apart, and the layer axis of the result.
+
+    Stacks in stacks are taken apart on all levels. Layers that are apart are stacked on the
+    outermost: whether parts of a layer that look alike were a stack, the tree does not tell.
 
     Args:
         state: the state.
         scan: stack the layers, take them apart, or None: leave them.
         axis: the layer axis of the result; None keeps the source's, or takes the default.
         source_axis: the layer axis of the source, where it is known; None tells it from the shapes.
+        known: only stacks with known names.
 
     Raises:
         ConvertError: what is to be stacked, or on which axis it is, cannot be told.
@@ -115,30 +156,155 @@ def scan(
     owners = trees.sort(state.params)
     stacked = steps.containers(owners, scanned=True)
     listed = steps.containers(owners, scanned=False)
-    auto = [] if stacked else _scan_named(owners)
     leaves = {path: item.leaf for path, item in state.items.items() if path[:7] == "params/"}
-    if auto and (scan is False or axis is not None):
-        stacked = auto
-        source_axis = _auto_axis(leaves, auto, source_axis)
-    elif stacked:
+    on = {} if known or (scan and listed) else _unnamed(leaves, stacked, source_axis, state)
+    if stacked:
         held = {p: p[7:] for p in leaves if stacks.scanned(p[7:]) is not None}
-        source_axis = restack.told_axis(leaves, held, source_axis, state.notes)
+        source_axis = axes.told_axis(leaves, held, source_axis, state.notes)
+        on |= dict.fromkeys(stacked, source_axis)
+    elif on:
+        source_axis = next(iter(on.values()))
     if scan is False:
-        return tuple(
-            rules.Unstack(at, f"{at}_{{}}", source_axis or 0) for at in stacked
-        ), source_axis
-    result = axis if axis is not None else source_axis if stacked else restack.DEFAULT_AXIS
+        inside = {path[7:]: leaf for path, leaf in leaves.items()}
+        if not on and not listed and not known:
+            _none(leaves, state, "--no-scan")
+        apart = (_apart(inside, "", [at], own, known) for at, own in on.items())
+        every = itertools.chain.from_iterable(apart)
+        return tuple(_within(rule, leaves) for rule in every), source_axis
+    result = axis if axis is not None else source_axis if on else axes.DEFAULT_AXIS
     assert result is not None
     found: list[Rule] = []
     if scan:
-        if not listed and not stacked:
-            listed = _siblings(leaves)
-            result = axis if axis is not None else 0  # Linen's and NNX's own default
+        if not listed and not stacked and not known:
+            listed = _siblings(leaves, stacked=bool(on))
+            if listed and axis is None:
+                result = 0  # Linen's and NNX's own default
         found += [rules.Stack(f"{at}_{{}}", at, result) for at in listed]
-    if stacked and source_axis != result:
-        assert source_axis is not None
-        found += [rules.MoveAxis(at, source_axis, result) for at in stacked]
-    return tuple(found), result
+    elif not on and not known:
+        _none(leaves, state, "--scan-axis", listed)
+    if moved := [at for at, own in on.items() if own != result]:
+        _refuse_nested(leaves, moved)
+        found += [rules.MoveAxis(at, on[at], result) for at in moved]
+    return tuple(_within(rule, leaves) for rule in found), result
+
+
+def _unnamed(
+    leaves: Mapping[str, Leaf], stacked: list[str], axis: int | None, state: State
+) -> dict[str, int]:
+    """The stacks that have no known name, and their layer axes; says which they are."""
+    inside = {path[7:]: leaf for path, leaf in leaves.items()}
+    rest = [owner for owner in inside if stacks.scanned(owner) is None]
+    named = _scan_named(rest)
+    found = dict.fromkeys(named, _auto_axis(leaves, named, axis)) if named else {}
+    looking = shaped.find(inside, [*stacked, *named], axis)
+    for at, own in looking.items():
+        state.notes.append(
+            f"{at}: taken for a stack of layers on axis {own}, as its shapes tell; if it is none, "
+            "write the rules yourself (start from `ckpt map`)"
+        )
+    return found | looking
+
+
+def _none(
+    leaves: Mapping[str, Leaf], state: State, option: str, listed: Iterable[str] = ()
+) -> None:
+    """Says that there is no stack; refuses, unless layers are apart that could be meant.
+
+    Raises:
+        ConvertError: nothing is known that could be done.
+    """
+    apart = ", ".join(f"{at}_{{}}" for at in [*listed, *_groups(leaves, blocks=True)])
+    if option == "--no-scan" and apart:
+        state.notes.append(f"{option}: no stack was found; {apart} are apart already")
+        return
+    told = f"{apart} are apart (--scan stacks them)" if apart else "no name or shape tells of one"
+    raise errors.ConvertError(
+        f"{option}: no stack of layers was found: {told}; if there is one, say it in a mapping "
+        "file (start from `ckpt map`), `- {unstack: PATH, to: 'PATH_{}', axis: 0}` or "
+        "`- {move_axis: PATH, from: 0, to: 1}`, else leave the option out"
+    )
+
+
+def _within(rule: Rule, leaves: Mapping[str, Leaf]) -> Rule:
+    """The rule with an axis that the stack has: leaves with fewer have their layers on the last."""
+    if not isinstance(rule, rules.Stack | rules.Unstack | rules.MoveAxis):
+        return rule
+    begin = rule.at.removesuffix("{}") if isinstance(rule, rules.Stack) else f"{rule.at}/"
+    ranks = [len(leaf.shape) for path, leaf in leaves.items() if path[7:].startswith(begin)]
+    if not ranks:
+        return rule  # in a layer that is not apart yet
+    last = max(ranks) - (0 if isinstance(rule, rules.Stack) else 1)
+    if isinstance(rule, rules.MoveAxis):
+        return rules.MoveAxis(rule.at, min(rule.source, last), min(rule.target, last))
+    return dataclasses.replace(rule, axis=min(rule.axis, last))
+
+
+def _apart(
+    leaves: Mapping[str, Leaf], prefix: str, stacked: list[str], axis: int, known: bool
+) -> list[Rule]:
+    """Rules that take stacks apart, and the stacks in their layers after them.
+
+    Args:
+        leaves: parameters by their paths below the prefix.
+        prefix: of the layer that the stacks are in.
+        stacked: their paths below the prefix.
+        axis: that of their layers.
+        known: only stacks with known names.
+    """
+    found: list[Rule] = [rules.Unstack(prefix + at, f"{prefix}{at}_{{}}", axis) for at in stacked]
+    for at in stacked:
+        layer: dict[str, Leaf] = {}
+        count = 0
+        for owner, leaf in leaves.items():
+            if owner.startswith(f"{at}/") and leaf.shape:
+                place = min(axis, len(leaf.shape) - 1)
+                count = leaf.shape[place]
+                rest = leaf.shape[:place] + leaf.shape[place + 1 :]
+                layer[owner[len(at) + 1 :]] = leaf.reshaped(rest)
+        inner = steps.containers(list(layer), scanned=True)
+        held = {f"params/{path}": leaf for path, leaf in layer.items()}
+        if inner:
+            own = _inner_axis(held, axis)
+        elif inner := ([] if known else _scan_named(layer)):
+            own = _auto_axis(held, inner, axis)
+        for index in range(count if inner else 0):
+            found += _apart(layer, f"{prefix}{at}_{index}/", inner, own, known)
+    return found
+
+
+def remembered(found: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules of layers whose way back no name tells: stacks in the layers of others, stacks of
+    other names, numbers that are filled with zeros; none if there is no such.
+    """
+    outer = tuple(f"{rule.at}_" for rule in found if isinstance(rule, rules.Unstack))
+
+    def told(rule: Rule) -> bool:
+        match rule:
+            case rules.Unstack(at, _, _):
+                return not at.startswith(outer) and at.rpartition("/")[2] in stacks.NAMES
+            case rules.Stack(at, to, _):
+                return at == f"{to}_{{}}" and to.rpartition("/")[2] in stacks.NAMES
+        return True
+
+    return () if all(map(told, found)) else found
+
+
+def _inner_axis(leaves: Mapping[str, Leaf], outer: int) -> int:
+    """The layer axis of stacks in a layer: that of the stack around it, or what the shapes tell."""
+    held = {path: path[7:] for path in leaves if stacks.scanned(path[7:]) is not None}
+    known = outer if outer in axes.evident_axes(leaves, held, (outer,)) else None
+    return axes.told_axis(leaves, held, known, [])
+
+
+def _refuse_nested(leaves: Mapping[str, Leaf], stacked: list[str]) -> None:
+    for path in leaves:
+        for at in stacked:
+            rest = path[7 + len(at) + 1 :]
+            if path[7:].startswith(f"{at}/") and stacks.scanned(rest) is not None:
+                raise errors.ConvertError(
+                    f"{path}: the layer axis of stacks in stacks cannot be moved; take the layers "
+                    "apart first (--no-scan), then stack them on the axis (--scan --scan-axis)"
+                )
 
 
 def _scan_named(owners: Iterable[str]) -> list[str]:
@@ -174,8 +340,26 @@ def _auto_axis(leaves: Mapping[str, Leaf], at: list[str], known: int | None) -> 
     )
 
 
-def _siblings(leaves: Mapping[str, Leaf]) -> list[str]:
-    """Numbered siblings of one kind that may be layers of a stack: blocks, not single layers."""
+def _siblings(leaves: Mapping[str, Leaf], *, stacked: bool) -> list[str]:
+    """The numbered siblings that are the layers of a stack; none where all is stacked.
+
+    Raises:
+        ConvertError: there are none, or several.
+    """
+    found = _groups(leaves, blocks=True)
+    if len(found) == 1 or (stacked and not found):
+        return found
+    told = ", ".join(f"{at}_{{}}" for at in found or _groups(leaves, blocks=False)) or "none"
+    first = told.partition(", ")[0].removesuffix("_{}") if told != "none" else "block"
+    raise errors.ConvertError(
+        "--scan: which layers are to be stacked? No name is known for a stack, and the numbered "
+        f"siblings of one kind are: {told}; say it in a mapping file: "
+        f"`- {{stack: '{first}_{{}}', to: {first}, axis: 0}}` (start from `ckpt map`)"
+    )
+
+
+def _groups(leaves: Mapping[str, Leaf], *, blocks: bool) -> list[str]:
+    """Numbered siblings of one kind; only those that hold layers of their own, if `blocks`."""
     groups: dict[str, dict[int, dict[str, Leaf]]] = defaultdict(lambda: defaultdict(dict))
     for path, leaf in leaves.items():
         segments = path[7:].split("/")
@@ -184,20 +368,11 @@ def _siblings(leaves: Mapping[str, Leaf]) -> list[str]:
                 at = "/".join([*segments[:place], match[1]])
                 groups[at][int(match[2])]["/".join(segments[place + 1 :])] = leaf
                 break  # the outermost
-    found = [
+    return [
         at
         for at, members in groups.items()
         if len(members) > 1
         and sorted(members) == list(range(len(members)))
         and all(member == members[0] for member in members.values())
-        and any("/" in rest for rest in members[0])
+        and (not blocks or any("/" in rest for rest in members[0]))
     ]
-    if len(found) == 1:
-        return found
-    told = ", ".join(f"{at}_{{}}" for at in found) or "none"
-    raise errors.ConvertError(
-        "--scan: which layers are to be stacked? No name is known for a stack, and the numbered "
-        f"siblings of one kind are: {told}; say it in a mapping file: "
-        f"`- {{stack: '{found[0] if found else 'block'}_{{}}', to: "
-        f"{found[0] if found else 'block'}, axis: 0}}` (start from `ckpt map`)"
-    )

@@ -1,48 +1,87 @@
 """Carries rules out on a state: those on single leaves (`steps`), and those on whole trees."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from maxmig import errors, trees
-from maxmig.converters import ops, restack
+from maxmig.converters import axes, ops
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import derive, relayouts, rules, steps, traced
+from maxmig.converters.mapping import derive, relayouts, rules, steps, strictly, traced
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import Item, State, Tree, apply, forest, nodes, with_node
 
 ZERO = "zero, as it must be: NNX has no place for it"
 
 
-def out(state: State, todo: Sequence[Rule], *, strict: bool = False) -> tuple[Rule, ...]:
+def out(
+    state: State, todo: Sequence[Rule], *, strict: bool = False, told: Sequence[str] = ()
+) -> tuple[Rule, ...]:
     """Carries rules out, in order; the rules with what they need to be inverted.
 
     Args:
         state: is changed.
         todo: the rules.
-        strict: a rule that matches nothing is an error (so in a user's file).
+        strict: the rules are a user's own: they must match something, and be possible here.
+        told: where each rule stands, for messages.
 
     Raises:
         ConvertError: something does not fit; everything that is wrong with a rule is listed.
+        ConfigError: so it is with a user's rule.
     """
     done: list[Rule] = []
-    for rule in todo:
-        rule = _completed(rule, state)
-        problems: list[str] = []
-        before = dict(state.items) if strict else {}
-        listed = len(state.lists)
-        _one(state, rule, problems)
-        if problems:
-            what = (
-                "the layers cannot be restacked" if _scans(rule) else "the mapping cannot be done"
-            )
-            raise errors.ConvertError(f"{what}:\n  " + "\n  ".join(problems))
-        if strict and state.items == before and len(state.lists) == listed:
-            raise errors.ConvertError(
-                f"a rule matches nothing: {rule.data()}; the parameters are\n  "
-                + "\n  ".join(trees.sort(state.params)[:12])
-            )
-        done.append(rule)
+    for number, each in enumerate(todo):
+        try:
+            for rule in _spread(each, state):
+                rule = _completed(rule, state)
+                if strict:
+                    strictly.check(rule, state)
+                _checked(state, rule, strict)
+                done.append(rule)
+        except errors.ConvertError as error:
+            if not strict:
+                raise
+            where = f"{told[number]}: " if number < len(told) else ""
+            raise errors.ConfigError(f"{where}{strictly.spelt(each)}: {error}") from error
     return tuple(done)
+
+
+def _checked(state: State, rule: Rule, strict: bool) -> None:
+    problems: list[str] = []
+    before = (dict(state.items), set(state.lists), set(state.named)) if strict else None
+    _one(state, rule, problems)
+    if problems:
+        what = "the layers cannot be restacked" if _scans(rule) else "the mapping cannot be done"
+        raise errors.ConvertError(f"{what}:\n  " + "\n  ".join(problems))
+    if before == (state.items, state.lists, state.named):
+        raise errors.ConvertError(
+            "a rule matches nothing, or changes nothing; leave it out, or name what is there. The "
+            "parameters are\n  " + "\n  ".join(trees.sort(state.params)[:12])
+        )
+
+
+def _spread(rule: Rule, state: State) -> list[Rule]:
+    """The rule for each of the numbers that a `*` in its path stands for."""
+    if not isinstance(rule, rules.Stack | rules.Unstack) or "*" not in rule.at:
+        return [rule]
+    pattern = re.escape(rule.at).replace(r"\*", r"(\d+)")
+    pattern = re.sub(r"\\\{(?::0\d)?\\\}", r"\\d+", pattern)
+    matches = (re.fullmatch(f"{pattern}(?:/.*)?", owner) for owner in trees.sort(state.params))
+    numbers = dict.fromkeys(match.groups() for match in matches if match)
+    return [
+        dataclasses.replace(rule, at=_numbered(rule.at, each), to=_numbered(rule.to, each))
+        for each in numbers
+    ] or [rule]
+
+
+def _numbered(text: str, numbers: tuple[str, ...]) -> str:
+    if text.count("*") != len(numbers):
+        raise errors.ConvertError(
+            f"{text}: expected as many * as on the other side of the rule ({len(numbers)})"
+        )
+    for number in numbers:
+        text = text.replace("*", number, 1)
+    return text
 
 
 def together(state: State, axis: int | None) -> None:
@@ -55,7 +94,7 @@ def together(state: State, axis: int | None) -> None:
     if not apart:
         return
     leaves = state.leaves()
-    axis = restack.layer_axis(leaves, axis)
+    axis = axes.layer_axis(leaves, axis)
     problems: list[str] = []
     for tree in forest(state):
         node = dict(apart).get(tree.prefix)
@@ -94,21 +133,30 @@ def _one(state: State, rule: Rule, problems: list[str]) -> None:
             _drop(state, rule)
         case rules.Collection():
             _collect(state, rule, problems)
-        case rules.Listed(where):
+        case rules.Listed(where, listed):
             owners = {path.partition("/")[2] for path in state.items}
             for at in {c for owner in owners for c in _numbered_containers(owner)}:
                 if where.rest(at) == "":
-                    state.lists.add(at)
+                    (state.lists if listed else state.named).add(at)
+                    (state.named if listed else state.lists).discard(at)
         case rules.Random():
             _random(state, rule, problems)
         case _:
             if isinstance(rule, rules.Layer) and rule.kind in relayouts.KINDS:
                 _extra(state, rule, problems)
             for tree in forest(state):
+                if not _meant(rule, tree):
+                    continue
                 found, wrong = steps.of(rule, tree)
                 problems += wrong
                 if not wrong:
                     apply(state, tree, found, problems)
+
+
+def _meant(rule: Rule, tree: Tree) -> bool:
+    """Whether a rule is of all collections, or of the tree's own."""
+    where = getattr(rule, "where", None)
+    return where is None or where.within("params" if tree.kind == "moments" else tree.prefix)
 
 
 def _numbered_containers(owner: str) -> list[str]:
@@ -121,7 +169,13 @@ def _numbered_containers(owner: str) -> list[str]:
 
 
 def _drop(state: State, rule: rules.Drop) -> None:
+    alone = rule.where.collection
+    if alone in state.items and not rule.where.path:  # a field that is one array
+        item = state.items.pop(alone)
+        state.dropped |= dict.fromkeys(item.sources, f"left out: {rule.reason}")
     for tree in forest(state):
+        if not _meant(rule, tree):
+            continue
         gone = [owner for owner in tree.leaves if rule.where.rest(owner) is not None]
         for owner in gone:
             item = state.items.pop(f"{tree.prefix}/{owner}")
@@ -194,7 +248,7 @@ def _extra(state: State, rule: rules.Layer, problems: list[str]) -> None:
             elif rule.to == "nnx" and owner in tree.masked:
                 left = trees.sort(tree.masked - {owner})
                 state.skeleton = with_node(state.skeleton, tree.prefix, {"params": left})
-            elif rule.to == "linen" and tree.kind in ("params", "moments"):
+            elif rule.to == "linen":  # averages of the parameters have it too
                 whole = f"{rule.at}/dense_i/bias"
                 if whole in tree.masked:
                     masked = trees.sort({*tree.masked, owner})
@@ -212,7 +266,9 @@ def _extra(state: State, rule: rules.Layer, problems: list[str]) -> None:
 
 
 def _completed(rule: Rule, state: State) -> Rule:
-    """The rule with the sizes that its inverse needs."""
+    """The rule with the sizes and digits that its inverse needs."""
+    if isinstance(rule, rules.Stack):
+        return rule.completed(state.params)
     if isinstance(rule, rules.Concat) and rule.sizes is None:
         found = [state.items.get(f"params/{source}") for source in rule.sources]
         shapes = [item.leaf.shape for item in found if item is not None]

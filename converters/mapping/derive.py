@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from maxmig.converters.leaves import Leaf
+from maxmig.converters.leaves import KEY_WORDS, Leaf
 
 if TYPE_CHECKING:
     import numpy as np
 
-WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4, "raw": 2}
+WORDS = {**KEY_WORDS, "raw": 2}
 
 
 def key_leaf(impl: str, shape: tuple[int, ...]) -> Leaf:
@@ -33,9 +33,7 @@ def maker(path: str, leaf: Leaf, seed: int, step: int) -> "Callable[[], np.ndarr
 
         if not leaf.is_key and path.rpartition("/")[2] != "key":
             return np.zeros(leaf.shape, leaf.dtype)
-        shape = leaf.shape
-        if leaf.is_key:
-            shape = (*shape, WORDS[leaf.dtype[4:-1]])
+        shape = leaf.stored
         count = int(np.prod(shape, dtype=np.int64))
         stream = b"".join(
             hashlib.sha256(f"{seed}/{path}/{step}/{block}".encode()).digest()

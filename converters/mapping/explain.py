@@ -1,6 +1,7 @@
 """Why a leaf goes where it goes."""
 
 import difflib
+import itertools
 from dataclasses import dataclass
 
 from maxmig import errors, trees
@@ -59,10 +60,29 @@ def explain(planned: Planned, path: str) -> Told:
         *_spelling(planned, name, at),
         *_follows(planned, name),
         *(f"rule: {rule}" for rule in dict.fromkeys(rules)),
+        *_lists(planned, name),
     ]
     if targets:
         facts.append(f"layout {planned.target.name}: {planned.target.title}")
     return Told(leaves.spell(at), str(stored), name, tuple(facts), targets, fate)
+
+
+def _lists(planned: Planned, name: str) -> list[str]:
+    """What is written as a place in a list, and was a name of its own."""
+    found = []
+    for place, canonical in planned.written.items():
+        item = planned.state.items[canonical] if isinstance(canonical, str) else None
+        if item is None or name not in item.sources:
+            continue
+        before = set(map(str, planned.source.places[name]))
+        for container, number in itertools.pairwise(map(str, place)):
+            if number.isdecimal() and f"{container}_{number}" in before:
+                found.append(
+                    f"rule: list {container}: {container}_{number} is number {number} of the list "
+                    f"{container} (a mapping file without this rule, or `- unlist: {container}`, "
+                    "keeps the name)"
+                )
+    return list(dict.fromkeys(found))
 
 
 def how(item: Item, name: str | None = None) -> str:
@@ -84,6 +104,10 @@ def how(item: Item, name: str | None = None) -> str:
             return f"joined with {len(item.sources) - 1} others along axis {axis}{cast}"
         case ops.Slice(axis, begin, end):
             return f"places {begin} to {end} of axis {axis}{cast}"
+        case ops.Words():
+            return "the words of random keys, for a container that has no type for them"
+        case ops.Keys(impl):
+            return f"random keys of kind {impl}, made of their words"
     return f"{item.op}{cast}"
 
 
@@ -131,6 +155,8 @@ def _spelling(planned: Planned, name: str, at: DiskPath) -> list[str]:
         found.append("'value' is the box of a partitioned Linen parameter, no part of the name")
     if section == "aux":
         found.append("random state, told by its type or by its place below rngs")
+    elif section in planned.conversion.metadata["maxmig"]["form"].get("beside", ()):
+        found.append("no part of the model: a field of the training state, kept beside it")
     elif section not in ("params", "aux", "step", skeletons.ROOT):
         found.append(f"of the collection {section!r}")
     elif name == "step":

@@ -1,6 +1,8 @@
 """Mapping files: YAML that says how the leaves of one checkpoint become those of another."""
 
-from collections.abc import Callable, Mapping
+import collections
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ from typing import Any
 from maxmig import errors
 from maxmig.converters import names
 from maxmig.converters.layouts import Hints
-from maxmig.converters.mapping import normed, relayouts, rules, traced
+from maxmig.converters.leaves import KEY_WORDS
+from maxmig.converters.mapping import lines, normed, relayouts, rules, traced
 from maxmig.converters.mapping.rules import Rule, Where
 
 VERSION = 1
+KIND = "maxmig.mapping"
 _TOP = {
     "kind",
     "schema_version",
@@ -24,6 +28,7 @@ _TOP = {
     "boxed",
     "unboxed",
     "collections",
+    "fields",
     "optimizer",
 }
 
@@ -39,8 +44,11 @@ class Document:
         boxed: parameters that sit in a box, under `value`, where the tree does not tell.
         unboxed: modules that truly have a parameter called `value`.
         collections: {model path: collection} of leaves of an NNX tree, where nothing tells it.
+        fields: {top-level key of a Linen tree: `beside` the model, or a collection of the `model`},
+            where the tree does not tell.
         optimizer: the containers of the optimizer's state (a skeleton), where the tree does not
             tell them all.
+        places: where each rule is, for messages; none for rules that no file holds.
     """
 
     source: str | None = None
@@ -49,7 +57,9 @@ class Document:
     boxed: tuple[str, ...] = ()
     unboxed: tuple[str, ...] = ()
     collections: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
     optimizer: Any = None
+    places: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def hints(self) -> Hints:
@@ -92,6 +102,8 @@ class Document:
                 found[name] = list(value)
         if self.collections:
             found["collections"] = dict(self.collections)
+        if self.fields:
+            found["fields"] = dict(self.fields)
         if self.optimizer is not None:
             found["optimizer"] = self.optimizer
         return found
@@ -101,23 +113,31 @@ def read(path: str | Path) -> Document:
     """Reads a mapping file.
 
     Raises:
-        ConfigError: it is not there, not YAML, or a rule in it is not one.
+        ConfigError: it is not there, not YAML, has a key twice, or a rule in it is not one.
     """
-    import yaml
-
     try:
-        found = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigError(
             f"{path}: expected a mapping file, but reading it failed: {error}"
         ) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise errors.ConfigError(f"{path}: expected YAML: {error}") from error
-    return parse(found, str(path))
+    found, numbers = lines.load(text, str(path))
+    document = parse(found, str(path), numbers)
+    if "maxmig_map" not in found and "kind" not in found:
+        raise errors.ConfigError(
+            f"{path}: expected `maxmig_map: {VERSION}`, or `kind: {KIND}` as maxmig parity writes "
+            "it, so that no other file is taken for a mapping; write one of them at the top"
+        )
+    return document
 
 
-def parse(found: Any, where: str) -> Document:
+def parse(found: Any, where: str, numbers: Mapping[str, int] | None = None) -> Document:
     """A document from what YAML or JSON hold.
+
+    Args:
+        found: the data.
+        where: what holds them, for messages.
+        numbers: the lines of the keys and rules, as `lines.load` tells them.
 
     Raises:
         ConfigError: something in it is not understood; the place is told.
@@ -130,19 +150,48 @@ def parse(found: Any, where: str) -> Document:
         raise errors.ConfigError(
             f"{where}: maxmig_map: expected version {VERSION}, got {found['maxmig_map']!r}"
         )
+    if found.get("kind", KIND) != KIND:
+        raise errors.ConfigError(f"{where}: kind: expected {KIND!r}, got {found['kind']!r}")
+    if "kind" in found and not found.keys() & {"leaves", "rules"}:
+        raise errors.ConfigError(f"{where}: expected leaves: with one line for every leaf")
     listed = found.get("rules") or []
-    if "leaves" in found:  # as `maxmig parity` writes it
-        listed = [*listed, *_traced(found, where)]
     if not isinstance(listed, list):
         raise errors.ConfigError(f"{where}: rules: expected a list, got {type(listed).__name__}")
+    numbers = numbers or {}
+    places = [_at(where, numbers, f"rules[{i}]") for i in range(len(listed))]
+    if "leaves" in found:  # as `maxmig parity` writes it
+        table = _traced(found, where)
+        places += [_at(where, numbers, "dropped" if "drop" in item else "leaves") for item in table]
+        listed = [*listed, *table]
     return Document(
         source=_layout(found.get("from"), f"{where}: from"),
         target=_layout(found.get("to"), f"{where}: to"),
-        rules=tuple(rule(item, f"{where}: rules[{i}]") for i, item in enumerate(listed)),
+        rules=_rules(listed, places),
         boxed=tuple(_texts(found.get("boxed") or [], f"{where}: boxed")),
         unboxed=tuple(_texts(found.get("unboxed") or [], f"{where}: unboxed")),
         collections=_collections(found.get("collections") or {}, f"{where}: collections"),
-        optimizer=found.get("optimizer"),
+        fields=_fields(found.get("fields") or {}, f"{where}: fields"),
+        optimizer=_optimizer(found.get("optimizer"), f"{where}: optimizer"),
+        places=tuple(places),
+    )
+
+
+def _at(where: str, numbers: Mapping[str, int], key: str) -> str:
+    return f"{where}:{numbers[key]}: {key}" if key in numbers else f"{where}: {key}"
+
+
+def _rules(listed: Sequence[Any], places: Sequence[str]) -> tuple[Rule, ...]:
+    return tuple(rule(item, place) for item, place in zip(listed, places, strict=True))
+
+
+def _optimizer(found: Any, where: str) -> Any:
+    """An optimizer's name, or the containers of its state as `ckpt map` writes them."""
+    named = isinstance(found, str) and (found == "array" or ":" in found)
+    if found is None or named or (isinstance(found, Mapping) and len(found) == 1):
+        return found
+    raise errors.ConfigError(
+        f"{where}: expected module:name of an optax optimizer, or of a function that makes one, "
+        f"got {found!r}"
     )
 
 
@@ -184,8 +233,13 @@ def rule(item: Any, where: str) -> Rule:
 
 
 def _where(found: Any) -> Where:
-    import re
-
+    if isinstance(found, Mapping) and "collection" in found:
+        inner = {key: value for key, value in found.items() if key != "collection"}
+        if inner and set(inner) not in ({"path"}, {"regex"}):
+            raise ValueError(f"expected collection: and path: or regex:, got {found!r}")
+        within = _text(found["collection"])
+        where = _where(inner.get("path", inner)) if inner else Where("")
+        return Where(where.path, where.regex, within)
     if isinstance(found, Mapping) and set(found) == {"regex"}:
         pattern = _text(found["regex"])
         try:
@@ -196,6 +250,25 @@ def _where(found: Any) -> Where:
     return Where(_text(found))
 
 
+def _rename(item: Mapping[str, Any]) -> rules.Rename:
+    where, to = _named(item["rename"]), _text(item["to"])
+    if where.regex:
+        pattern = re.compile(where.path)
+        try:
+            pattern.sub(to, "")  # the groups of `to` are looked up even where nothing matches
+        except (re.error, IndexError) as error:
+            raise ValueError(
+                f"to: {to!r}: {error}; the expression {where.path!r} has {pattern.groups} groups"
+            ) from error
+    return rules.Rename(where, to)
+
+
+def _named(found: Any) -> Where:
+    if not (where := _where(found)).path:
+        raise ValueError(f"expected a path: or regex: in the collection, got {found!r}")
+    return where
+
+
 def _text(found: Any) -> str:
     if not isinstance(found, str) or not found or found.strip("/") != found:
         raise ValueError(f"expected a path such as encoder/Dense_0, got {found!r}")
@@ -203,8 +276,10 @@ def _text(found: Any) -> str:
 
 
 def _numbered(found: Any) -> str:
-    if _text(found).count("{}") != 1:
-        raise ValueError(f"expected a path with {{}} for the number, got {found!r}")
+    if len(rules.NUMBER.findall(_text(found))) != 1:
+        raise ValueError(
+            f"expected a path with {{}} for the number ({{:02}}: of two digits), got {found!r}"
+        )
     return str(found)
 
 
@@ -222,7 +297,11 @@ def _ints(found: Any) -> tuple[int, ...]:
 
 def _texts(found: Any, where: str = "") -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise errors.ConfigError(f"{where}: expected a list of paths, got {found!r}")
+        told = f"{where}: " if where else ""
+        raise errors.ConfigError(f"{told}expected a list of paths, got {found!r}")
+    if twice := [item for item, count in collections.Counter(found).items() if count > 1]:
+        told = f"{where}: " if where else ""
+        raise errors.ConfigError(f"{told}expected each path once; {twice[0]} is there twice")
     return tuple(found)
 
 
@@ -243,6 +322,13 @@ def _collections(found: Any, where: str) -> dict[str, str]:
     if not isinstance(found, Mapping):
         raise errors.ConfigError(f"{where}: expected {{path: collection}}, got {found!r}")
     return {str(path): str(name) for path, name in found.items()}
+
+
+def _fields(found: Any, where: str) -> dict[str, str]:
+    told = _collections(found, where)
+    if odd := sorted(set(told.values()) - {"beside", "model"}):
+        raise errors.ConfigError(f"{where}: expected beside or model, got {odd[0]!r}")
+    return told
 
 
 def _kind(found: Any) -> str:
@@ -267,6 +353,18 @@ def _side(found: Any) -> str:
     return str(found)
 
 
+def _impl(found: Any) -> str:
+    if found not in KEY_WORDS:
+        raise ValueError(f"impl: expected one of {', '.join(KEY_WORDS)}, got {found!r}")
+    return str(found)
+
+
+def _raw(found: Any) -> bool:
+    if found not in ("typed", "raw"):
+        raise ValueError(f"to: expected typed or raw, got {found!r}")
+    return bool(found == "raw")
+
+
 def _permutation(found: Any) -> tuple[int, ...]:
     axes = _ints(found)
     if sorted(axes) != list(range(len(axes))):
@@ -279,7 +377,7 @@ def _sizes(item: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 _KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
-    "rename": ({"rename", "to"}, lambda i: rules.Rename(_where(i["rename"]), _text(i["to"]))),
+    "rename": ({"rename", "to"}, _rename),
     "stack": (
         {"stack", "to", "axis"},
         lambda i: rules.Stack(_numbered(i["stack"]), _text(i["to"]), _int(i.get("axis", 0))),
@@ -317,6 +415,11 @@ _KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
     ),
     "leaves": ({"leaves", "shapes"}, lambda i: traced.parse(i["leaves"], i.get("shapes"))),
     "list": ({"list"}, lambda i: rules.Listed(_where(i["list"]))),
+    "unlist": ({"unlist"}, lambda i: rules.Listed(_where(i["unlist"]), listed=False)),
+    "keys": (
+        {"keys", "impl", "to"},
+        lambda i: rules.Keys(_where(i["keys"]), _impl(i["impl"]), _raw(i.get("to", "typed"))),
+    ),
     "random": (
         {"random", "impl", "shape"},
         lambda i: rules.Random(

@@ -1,7 +1,6 @@
 """Plans a conversion: from a checkpoint, seen canonically, to what the engine is to do."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,24 @@ from maxmig.converters import flat, layouts, leaves, names
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
-from maxmig.converters.mapping import assemble, auto, carry, files, optimizers, rules
+from maxmig.converters.mapping import (
+    assemble,
+    auto,
+    back,
+    carry,
+    fields,
+    files,
+    optimizers,
+    rules,
+    steps,
+    values,
+)
 from maxmig.converters.mapping.files import Document
 from maxmig.converters.mapping.rules import Rule
-from maxmig.converters.mapping.state import Item, State, start
+from maxmig.converters.mapping.state import State, start
 from maxmig.converters.transfers import Conversion
 
 PARAMS_ONLY = "left out (--params-only)"
-POLICIES = ("derive", "keep", "drop")
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,32 +50,11 @@ class Planned:
     written: Written
 
 
-def plan(source: Checkpoint, to: str | None = None, **options: Any) -> Conversion:
-    """Plans a conversion from metadata alone, and proves that it can be undone; see `planned`."""
-    return planned(source, to, **options).conversion
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """How a checkpoint is converted, apart from the layout of the result.
 
-
-def planned(
-    source: Checkpoint,
-    to: str | None = None,
-    *,
-    scan: bool | None = None,
-    scan_axis: int | None = None,
-    from_scan_axis: int | None = None,
-    dtype: str | None = None,
-    params_only: bool = False,
-    map_file: str | Path | Document | None = None,
-    random: str = "derive",
-    seed: int | None = None,
-    optimizer: Any = None,
-    container: str = "orbax",
-) -> Planned:
-    """Plans a conversion from metadata alone, and proves that it can be undone.
-
-    Args:
-        source: the checkpoint.
-        to: the layout of the result; `linen` and `nnx` are the twins of the source's own; None
-            takes the mapping file's.
+    Attributes:
         scan: stack the layers, take them apart, or None: as in the source.
         scan_axis: the layer axis of the result, the last one of a leaf that has fewer; None keeps
             the source's.
@@ -82,51 +69,94 @@ def planned(
         optimizer: the containers of its state, where the source does not tell them all: a skeleton,
             an optax optimizer, or `module:name` of one or of a function that makes one.
         container: what holds the result.
+        key_impl: the kind of the random keys that the source holds as raw words, as a msgpack file
+            does; None leaves them words.
+    """
+
+    scan: bool | None = None
+    scan_axis: int | None = None
+    from_scan_axis: int | None = None
+    dtype: str | None = None
+    params_only: bool = False
+    map_file: str | Path | Document | None = None
+    random: str = "derive"
+    seed: int | None = None
+    optimizer: Any = None
+    container: str = "orbax"
+    key_impl: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.random not in values.POLICIES:
+            raise errors.ConfigError(
+                f"random: expected one of {', '.join(values.POLICIES)}, got {self.random!r}"
+            )
+        if self.scan is False and self.scan_axis is not None:
+            raise errors.ConfigError(
+                "--no-scan takes layers apart, so that they have no axis; "
+                "drop --no-scan or --scan-axis"
+            )
+        for option in ("scan_axis", "from_scan_axis"):
+            axis = getattr(self, option)
+            if axis is not None and axis < 0:
+                raise errors.ConfigError(f"{option}: expected an axis, 0 or more, got {axis}")
+
+
+def plan(source: Checkpoint, to: str | None = None, **options: Any) -> Conversion:
+    """Plans a conversion from metadata alone, and proves that it can be undone; see `planned`."""
+    return planned(source, to, **options).conversion
+
+
+def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planned:
+    """Plans a conversion from metadata alone, and proves that it can be undone.
+
+    Args:
+        source: the checkpoint.
+        to: the layout of the result; `linen` and `nnx` are the twins of the source's own; None
+            takes the mapping file's.
+        options: those of `Choices`.
 
     Raises:
         ConvertError: a leaf has no place, layers are missing, or the way back would differ.
         ConfigError: an option or the mapping file is not understood.
     """
-    chosen_seed = seed
-    if random not in POLICIES:
-        raise errors.ConfigError(f"random: expected one of {', '.join(POLICIES)}, got {random!r}")
-    for option, axis in (("scan_axis", scan_axis), ("from_scan_axis", from_scan_axis)):
-        if axis is not None and axis < 0:
-            raise errors.ConfigError(f"{option}: expected an axis, 0 or more, got {axis}")
-    document = _document(map_file)
+    chosen = Choices(**options)
+    document = _document(chosen.map_file)
     target = _target(source, to, document)
-    state = _begin(source, params_only)
-    told = optimizer if optimizer is not None else document and document.optimizer
-    if told is not None and not params_only:
+    if document is not None:
+        _check_hints(document, source)
+    state = _begin(source, chosen.params_only)
+    told = chosen.optimizer if chosen.optimizer is not None else document and document.optimizer
+    if told is not None and not chosen.params_only:
         state.skeleton = optimizers.skeleton(told, state)
-    containers = None if told is None else state.skeleton
-    origin = _origin(source, target) if document is None and scan is None else None
-    layers = {"scan": scan, "scan_axis": scan_axis, "from_scan_axis": from_scan_axis}
-    done, axis = _carried(source, target, state, document, origin, layers)
-    seed = seed if seed is not None else int(source.own.get("seed") or 0)
-    _randomness(state, target, random, origin)
-    _cast(state, dtype)
-    _check_zeros(source, state)
-    found_form = _raw_scales(
-        _form(source, target, state, origin, done), source, target, state, done
-    )
-    form = flat.form(found_form, target, container, source)
-    written, kept = _written(target, state, form, container)
-    builder = assemble.Builder(source, target, state, written, form, container)
-    found = Document(source.layout.name, target.name, done)
-    options = {
+    recorded = vars(chosen) | {
         "to": target.name,
-        **layers,
-        "dtype": dtype,
-        "params_only": params_only,
         "map_file": None if document is None else document.data(),
-        "random": random,
-        "seed": chosen_seed,
-        "optimizer": containers,
-        "container": container,
+        "optimizer": None if told is None else state.skeleton,
     }
-    metadata = assemble.metadata(source, target, state, kept, done, axis, assemble.given(options))
-    return Planned(builder.conversion(metadata, seed), source, target, found, state, written)
+    typed = values.typed_keys(state, chosen.key_impl)
+    origin = back.origin(source, target, chosen.scan) if document is None else None
+    done, axis, scanning = _carried(source, target, state, document, origin, chosen)
+    values.randomness(state, target, chosen.random, origin)
+    values.cast(state, chosen.dtype)
+    if chosen.container == "msgpack":
+        values.as_words(state)
+    values.check_zeros(source, state)
+    form = _form(source, target, state, origin, done, rescanned=bool(scanning))
+    form = _raw_scales(_listed(form, state), source, target, state, done)
+    named = document.fields if document is not None else {}
+    form = fields.form(form, source, target, state, named)
+    form = flat.form(form, target, chosen.container, source)
+    written, kept = _written(target, state, form, chosen.container)
+    done = (*typed, *done)
+    metadata = assemble.metadata(source, target, state, kept, done, axis, assemble.given(recorded))
+    if kept_apart := auto.remembered(scanning):
+        metadata["maxmig"]["stacks"] = [rule.data() for rule in rules.invert(kept_apart)]
+    builder = assemble.Builder(source, target, state, written, form, chosen.container)
+    seed = chosen.seed if chosen.seed is not None else int(source.own.get("seed") or 0)
+    found = Document(source.layout.name, target.name, done, fields=named)
+    spelling = back.spelling(source, target, origin)
+    conversion = dataclasses.replace(builder.conversion(metadata, seed), spelling=spelling)
+    return Planned(conversion, source, target, found, state, written)
 
 
 def _carried(
@@ -135,34 +165,60 @@ def _carried(
     state: State,
     document: Document | None,
     origin: dict[str, Any] | None,
-    layers: Mapping[str, Any],
-) -> tuple[tuple[Rule, ...], int | None]:
-    """Carries out all rules: a file's, those that lead back, or what is found; then the layers'."""
-    scan, scan_axis, from_axis = layers["scan"], layers["scan_axis"], layers["from_scan_axis"]
+    chosen: Choices,
+) -> tuple[tuple[Rule, ...], int | None, tuple[Rule, ...]]:
+    """Carries out all rules: a file's, those that lead back, or what is found; then the layers'.
+
+    Returns:
+        All rules, the layer axis of the result, and the layers' rules alone.
+    """
+    scan, scan_axis, from_axis = chosen.scan, chosen.scan_axis, chosen.from_scan_axis
     remembered = source.own.get("param_scan_axis")
     carry.together(state, remembered if from_axis is None else from_axis)
     if document is not None:
-        done = carry.out(state, document.rules, strict=True)
+        done = carry.out(state, document.rules, strict=True, told=document.places)
     elif origin is not None:
-        back = files.parse({"rules": origin.get("rules", [])}, f"{source.place}: its metadata")
-        done = carry.out(state, back.rules)
+        done = back.out(source, state, origin)
     else:
         done = carry.out(state, auto.layers(state, source.layout, target))
+    told = scan_axis if scan else from_axis
+    own = () if scan is None else back.stacks(source, state, scan, told)
     if scan and scan_axis is None and not source.scan_layers:
         scan_axis = remembered  # the way back restores the stacks as they were
     axis = _axis_after(done, _source_axis(source, from_axis))
-    scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, source_axis=axis)
-    done += carry.out(state, scanning)
+    scanning: tuple[Rule, ...] = own
+    if own:
+        axis = own[-1].axis
+    else:
+        scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, source_axis=axis)
+    scanning = carry.out(state, scanning)
+    done += scanning
+    if target.family == "nnx":
+        state.lists |= auto.apart(scanning)
     named = source.layout.family == "linen" and source.layout.name != "linen"
     if document is None and target.family == "nnx" and named:
-        done += carry.out(state, auto.lists(state.params))
-    return done, axis
+        done += carry.out(state, auto.lists(state))
+    return done, axis, scanning
 
 
 def _document(map_file: str | Path | Document | None) -> Document | None:
     if map_file is None or isinstance(map_file, Document):
         return map_file
     return files.read(map_file)
+
+
+def _check_hints(document: Document, source: Checkpoint) -> None:
+    """What a mapping file says of the source's tree must be of something that is there."""
+    owners = {path.partition("/")[2] for path in source.leaves}
+    named = set(owners)
+    for owner in owners:
+        named.update(owner[:at] for at, letter in enumerate(owner) if letter == "/")
+    for key in ("boxed", "unboxed", "collections"):
+        if lost := [path for path in getattr(document, key) if path not in named]:
+            raise errors.ConfigError(
+                f"the mapping file: {key}: {lost[0]}: no leaf or module has this path in the "
+                "model; leave it out, or name what is there (`ckpt inspect SRC --tree`)"
+            )
 
 
 def _target(source: Checkpoint, to: str | None, document: Document | None) -> Layout:
@@ -175,6 +231,8 @@ def _target(source: Checkpoint, to: str | None, document: Document | None) -> La
     if to is None and told is None:
         raise errors.ConfigError("expected a layout for the result (--to LAYOUT)")
     found = layouts.twin(source.layout, to or str(told))
+    if to == "linen" and found.name == "linen-variables" and back.bare(source):
+        found = layouts.get("linen-params")
     if told is not None and found.name != told:
         raise errors.ConfigError(
             f"--to says {found.name!r}, the mapping file {told!r}; drop one of them"
@@ -197,14 +255,6 @@ def _begin(source: Checkpoint, params_only: bool) -> State:
     return state
 
 
-def _origin(source: Checkpoint, target: Layout) -> dict[str, Any] | None:
-    """What the source remembers of the checkpoint that it was made of, if that was such a one."""
-    found = source.own.get("origin")
-    if isinstance(found, Mapping) and found.get("layout") == target.name:
-        return dict(found)
-    return None
-
-
 def _source_axis(source: Checkpoint, told: int | None) -> int | None:
     if told is not None or not source.scan_layers:
         return told
@@ -214,82 +264,11 @@ def _source_axis(source: Checkpoint, told: int | None) -> int | None:
 
 def _axis_after(done: tuple[Rule, ...], axis: int | None) -> int | None:
     """The layer axis after rules that move it, as a file or the way back may have them."""
-    for rule in done:
-        if isinstance(rule, rules.MoveAxis) and axis in (None, rule.source):
-            axis = rule.target
-        elif isinstance(rule, rules.Stack) and axis is None:
-            axis = rule.axis
-    return axis
-
-
-def _randomness(state: State, target: Layout, policy: str, origin: dict[str, Any] | None) -> None:
-    own = [path for path in state.items if path.startswith("aux/")]
-    placed = getattr(target, "aux", None) is not None
-    if policy == "drop" or (not placed and policy == "derive"):
-        for path in own:
-            item = state.items.pop(path)
-            state.dropped |= dict.fromkeys(item.sources, assemble.RANDOM_DROPPED)
-        if own and policy == "derive":
-            state.notes.append(
-                f"{len(own)} leaves of random state have no place in layout {target.name!r}; they "
-                "are derived again, from (seed, path, step), on the way back"
-            )
-    elif own and not placed:
-        raise errors.ConvertError(
-            f"{own[0]}: layout {target.name!r} has no place for random state (--random keep); "
-            "--random derive leaves it out and derives it again on the way back"
-        )
-    for path, told in ((origin or {}).get("random") or {}).items():
-        leaf = Leaf(tuple(told["shape"]), str(told["dtype"]), int(told["nbytes"]))
-        if policy != "drop" and path not in state.items:
-            why = "random state, derived from (seed, path, step)"
-            state.items[path] = Item(leaf, (), made=why)
-
-
-def _cast(state: State, dtype: str | None) -> None:
-    for section, name in _types(dtype).items():
-        for path, item in state.items.items():
-            if path.partition("/")[0] != section or item.leaf.dtype not in _FLOATS:
-                continue
-            if section == "opt_state" and not item.leaf.shape:
-                continue  # hyperparameters and counters are no moments
-            if item.leaf.dtype != name:
-                each = {"float64": 8, "float32": 4}.get(name, 2)
-                count = item.leaf.nbytes // {"float64": 8, "float32": 4}.get(item.leaf.dtype, 2)
-                leaf = Leaf(item.leaf.shape, name, each * count)
-                why = (*item.why, f"cast {item.leaf.dtype} -> {name}")
-                state.items[path] = dataclasses.replace(item, leaf=leaf, why=why)
-
-
-def _types(dtype: str | None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part in dtype.split(",") if dtype else ():
-        section, _, name = part.strip().rpartition("=")
-        if name not in _FLOATS or section not in ("", "params", "opt_state"):
-            raise errors.ConfigError(
-                f"--dtype: expected a floating-point type ({', '.join(_FLOATS)}), or "
-                f"params=TYPE,opt_state=TYPE; got {part!r}. Numbers are never made integers"
-            )
-        found[section or "params"] = name
-    return found
-
-
-def _check_zeros(source: Checkpoint, state: State) -> None:
-    """Reads the few leaves that may only be left out if they are zero."""
-    import numpy as np
-
-    lost = []
-    for path, why in state.zeros.items():
-        array = source.storage.read(source.places[path])
-        if np.any(array):
-            largest = float(np.max(np.abs(array.astype(np.float64))))
-            lost.append(f"{path}: {why}: NNX has no place for it, and it is not zero ({largest:g})")
-    if lost:
-        raise errors.ConvertError(
-            "this would lose numbers:\n  " + "\n  ".join(lost) + "\n"
-            "keep this layer in Linen (bridge it with nnx.bridge.ToNNX), or leave these leaves out "
-            "with a reason in a mapping file (`- {drop: PATH, reason: ...}`)"
-        )
+    moved = [rule for rule in done if isinstance(rule, rules.MoveAxis)]
+    if any(axis is None or axis >= rule.source for rule in moved):
+        return max(rule.target for rule in moved)
+    stacked = [rule.axis for rule in done if isinstance(rule, rules.Stack)]
+    return max(stacked) if stacked and axis is None else axis
 
 
 def _form(
@@ -298,19 +277,33 @@ def _form(
     state: State,
     origin: dict[str, Any] | None,
     done: tuple[Rule, ...],
+    *,
+    rescanned: bool,
 ) -> Form | None:
     if origin is not None:
-        return Form.from_json(origin.get("form") or {})
+        return back.form(origin, state, rescanned)
     if target.name == source.layout.name:
         return _same_form(source, state, done)
     usual: Form | None = getattr(target, "usual", None)
     if target.family != "nnx":
         return usual
     if source.layout.family == "nnx" and source.form.lists is not None:
-        return dataclasses.replace(usual or Form(), lists=source.form.lists)
-    if source.layout.name == "linen" and not state.lists:
-        return usual
+        return dataclasses.replace(usual or Form(), lists=source.form.lists | state.lists)
+    if source.layout.name == "linen":
+        if not state.lists:
+            return usual
+        state.lists |= {*steps.containers(trees.sort(state.params), scanned=False)}
     return dataclasses.replace(usual or Form(), lists=frozenset(state.lists))
+
+
+def _listed(form: Form | None, state: State) -> Form | None:
+    """The form, in which containers are no lists if a user says so."""
+    if not state.named:
+        return form
+    form = form or Form()
+    known = steps.containers(trees.sort(state.params), scanned=False)
+    lists = form.lists if form.lists is not None else frozenset(known)
+    return dataclasses.replace(form, lists=lists - state.named)
 
 
 def _raw_scales(

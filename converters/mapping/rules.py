@@ -6,6 +6,7 @@ exact path means the leaf or the whole subtree; a regular expression must match 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,13 @@ from maxmig.converters.mapping.traced import Leaves
 
 @dataclass(frozen=True)
 class Where:
-    """Which leaves are meant: an exact leaf or subtree, or a regular expression."""
+    """Which leaves are meant: an exact leaf or subtree (all, if empty), or a regular expression;
+    in all collections and in what follows the parameters, or in one collection.
+    """
 
     path: str
     regex: bool = False
+    collection: str | None = None
 
     def rest(self, owner: str) -> str | None:
         """What follows the path in a leaf's path; None if it is not meant."""
@@ -26,14 +30,24 @@ class Where:
             return "" if re.fullmatch(self.path, owner) else None
         if owner == self.path:
             return ""
+        if not self.path:
+            return owner
         return owner[len(self.path) :] if owner.startswith(self.path + "/") else None
+
+    def within(self, section: str) -> bool:
+        """Whether leaves of a section are meant: a collection, or `params` with what follows it."""
+        return self.collection in (None, section)
 
     def data(self) -> Any:
         """As in a mapping file."""
-        return {"regex": self.path} if self.regex else self.path
+        if self.collection is None:
+            return {"regex": self.path} if self.regex else self.path
+        path = {"regex" if self.regex else "path": self.path} if self.path else {}
+        return {"collection": self.collection, **path}
 
     def __str__(self) -> str:
-        return f"/{self.path}/" if self.regex else self.path
+        told = f"/{self.path}/" if self.regex else self.path
+        return told if self.collection is None else f"{self.collection}:{told}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Rename:
             ConvertError: the expression does not tell one.
         """
         if not self.where.regex:
-            return Rename(Where(self.to), self.where.path)
+            return Rename(Where(self.to, collection=self.where.collection), self.where.path)
         return _inverse_regex(self)
 
     def data(self) -> dict[str, Any]:
@@ -71,11 +85,35 @@ class Rename:
 
 @dataclass(frozen=True)
 class Stack:
-    """`X_{}` with the numbers 0 to n-1 becomes one `X`, with a layer axis for all that is in it."""
+    """`X_{}` with the numbers 0 to n-1 becomes one `X`, with a layer axis for all that is in it.
+
+    `X_{:02}` are numbers of at least two digits: `X_00`, `X_01`.
+    """
 
     at: str
     to: str
     axis: int = 0
+
+    @property
+    def members(self) -> re.Pattern[str]:
+        """What matches the paths in one layer; the groups are its number and the rest."""
+        return _members(self.at, NUMBER.search(self.at))
+
+    def completed(self, owners: Iterable[str]) -> "Stack":
+        """The rule with the digits that the numbers have, if they are filled with zeros."""
+        place = NUMBER.search(self.at)
+        if place is None or place[1]:
+            return self
+        begin, end = map(re.escape, (self.at[: place.start()], self.at[place.end() :]))
+        pattern = re.compile(rf"{begin}(\d+){end}(?:/.*)?")
+        found = {match[1] for match in map(pattern.fullmatch, owners) if match}
+        width = min(map(len, found), default=0)
+        if not any(len(text) > 1 and text[0] == "0" for text in found):
+            return self
+        if any(f"{int(text):0{width}}" != text for text in found):
+            return self
+        padded = f"{self.at[: place.start()]}{{:0{width}}}{self.at[place.end() :]}"
+        return Stack(padded, self.to, self.axis)
 
     def inverse(self) -> "Unstack":
         return Unstack(self.to, self.at, self.axis)
@@ -223,16 +261,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Listed:
-    """`X_0`, `X_1` are written as a list, `X/0`, in an NNX tree."""
+    """`X_0`, `X_1` are written as a list, `X/0`, in an NNX tree; or (`unlist`) by these names."""
 
     where: Where
+    listed: bool = True
 
     def inverse(self) -> None:
         """Not needed: names are the same with and without lists."""
         return
 
     def data(self) -> dict[str, Any]:
-        return {"list": self.where.data()}
+        return {"list" if self.listed else "unlist": self.where.data()}
 
 
 @dataclass(frozen=True)
@@ -254,6 +293,22 @@ class Random:
         return found | ({"shape": list(self.shape)} if self.shape else {})
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Random keys of a kind out of their raw uint32 words, or (`raw`) the other way round."""
+
+    where: Where
+    impl: str
+    raw: bool = False
+
+    def inverse(self) -> "Keys":
+        return Keys(self.where, self.impl, not self.raw)
+
+    def data(self) -> dict[str, Any]:
+        told = {"keys": self.where.data(), "impl": self.impl}
+        return told | ({"to": "raw"} if self.raw else {})
+
+
 Rule = (
     Rename
     | Stack
@@ -267,6 +322,7 @@ Rule = (
     | Layer
     | Listed
     | Random
+    | Keys
     | Leaves
 )
 
@@ -275,6 +331,16 @@ def invert(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     """The rules that lead back, in their order; `Drop` and `Listed` have none."""
     back = [rule.inverse() for rule in reversed(rules)]
     return tuple(rule for rule in back if rule is not None)
+
+
+NUMBER = re.compile(r"\{(?::0([1-9]))?\}")
+
+
+def _members(text: str, place: re.Match[str] | None) -> re.Pattern[str]:
+    assert place is not None
+    digits = rf"0*\d{{{place[1]},}}" if place[1] else r"0|[1-9]\d*"
+    begin, end = map(re.escape, (text[: place.start()], text[place.end() :]))
+    return re.compile(rf"{begin}({digits}){end}((?:/.*)?)")
 
 
 _GROUP = re.compile(r"\((?!\?)[^()]*\)")
@@ -304,4 +370,4 @@ def _inverse_regex(rule: Rename) -> Rename:
     to = re.sub(r"\\([^\w])", r"\1", literals[0])
     for number, following in enumerate(literals[1:], 1):
         to += f"\\g<{place[number]}>" + re.sub(r"\\([^\w])", r"\1", following)
-    return Rename(Where(back, regex=True), to)
+    return Rename(Where(back, True, rule.where.collection), to)

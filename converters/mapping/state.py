@@ -38,6 +38,8 @@ class State:
         dropped: {canonical path in the source: why it is left out}.
         zeros: leaves of the source that may only be left out if they are zero.
         lists: containers that an NNX tree writes as lists.
+        named: containers that it does not, as a user says.
+        boxed: leaves of the source that were boxed parameters once, and are to be such again.
         notes: what a reader should know.
     """
 
@@ -46,6 +48,8 @@ class State:
     dropped: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)
     lists: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    boxed: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -194,11 +198,13 @@ def _made(items: list[Item], op: Op, why: str) -> Item:
         elif not isinstance(before, ops.Same):
             after = ops.Then(before, after)
         return Item(leaf, item.sources, after, told, item.made)
-    if any(not isinstance(item.op, ops.Same) or item.made for item in items):
-        raise errors.ConvertError(
-            f"its parts are themselves put together or cut; convert in two steps ({why})"
-        )
-    return Item(leaf, tuple(item.sources[0] for item in items), op, told)
+    if any(item.made for item in items):
+        raise errors.ConvertError(f"a part of it is made, not stored; leave that out ({why})")
+    sources = tuple(source for item in items for source in item.sources)
+    if any(not isinstance(item.op, ops.Same) for item in items):
+        counts = tuple(len(item.sources) for item in items)
+        op = ops.Join(tuple(item.op for item in items), counts, op)
+    return Item(leaf, sources, op, told)
 
 
 def with_node(skeleton: skeletons.Skeleton, at: str, node: skeletons.Skeleton) -> object:

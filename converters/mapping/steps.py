@@ -1,11 +1,10 @@
 """What each rule of a mapping does to one tree, as steps on single leaves."""
 
 import math
-import re
 from functools import singledispatch
 
 from maxmig.converters import ops, stacks
-from maxmig.converters.leaves import Leaf
+from maxmig.converters.leaves import KEY_WORDS, Leaf
 from maxmig.converters.mapping import normed, relayouts, rules, traced
 from maxmig.converters.mapping.state import Step, Tree
 from maxmig.converters.transfers import Op
@@ -43,8 +42,7 @@ def _(rule: rules.Rename, tree: Tree) -> Steps:
 
 @of.register
 def _(rule: rules.Stack, tree: Tree) -> Steps:
-    head, tail = rule.at.split("{}")
-    pattern = re.compile(re.escape(head) + r"(\d+)" + re.escape(tail) + r"((?:/.*)?)")
+    pattern = rule.members
     groups: dict[str, dict[int, str]] = {}
     depth = 0
     for owner in tree.params:
@@ -186,6 +184,19 @@ def permuted(axes: tuple[int, ...]) -> Op:
             order.insert(place, order.pop(at))
             op = move if isinstance(op, ops.Same) else ops.Then(op, move)
     return op
+
+
+@of.register
+def _(rule: rules.Keys, tree: Tree) -> Steps:
+    found = []
+    for owner, leaf in tree.leaves.items():
+        if rule.where.rest(owner) is None:
+            continue
+        op: Op = ops.Words() if rule.raw else ops.Keys(rule.impl)
+        words = leaf.dtype == "uint32" and leaf.shape[-1:] == (KEY_WORDS[rule.impl],)
+        if leaf.impl == rule.impl if rule.raw else words:
+            found.append(Step((owner,), {owner: op}, f"{rule.impl} keys"))
+    return found, []
 
 
 @of.register

@@ -4,6 +4,7 @@ All of a table happens at once, so that two leaves may change places. `maxmig pa
 files (`kind: maxmig.mapping`); they are mapping files for checkpoints too.
 """
 
+import collections
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,8 +123,26 @@ def parse(leaves: Any, shapes: Any = None) -> Leaves:
     if not isinstance(leaves, Mapping):
         raise ValueError(f"leaves: expected {{target: source}}, got {type(leaves).__name__}")
     entries = tuple(_entry(str(target), value) for target, value in leaves.items())
+    _once(entries)
     sizes = tuple((str(path), tuple(shape)) for path, shape in (shapes or {}).items())
     return Leaves(entries, sizes)
+
+
+def _once(entries: tuple[Entry, ...]) -> None:
+    """A source is used once, or cut into parts; else there would be no way back."""
+    users: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for source in entry.sources:
+            users.setdefault(source, []).append(entry)
+    for source, used in users.items():
+        if len(used) > 1 and any(entry.op not in ("take", "slice") for entry in used):
+            raise ValueError(
+                f"{source} is used twice, for {' and '.join(e.target for e in used[:2])}; a leaf "
+                "goes to one place, or is cut into parts (take, slice)"
+            )
+    targets = collections.Counter(entry.target for entry in entries)
+    if twice := [target for target, count in targets.items() if count > 1]:
+        raise ValueError(f"{twice[0]} is there twice, in two spellings; one leaf has one line")
 
 
 def _entry(target: str, value: Any) -> Entry:
@@ -149,7 +168,7 @@ def _entry(target: str, value: Any) -> Entry:
 def _path(text: Any) -> str:
     if not isinstance(text, str) or "/" not in text:
         raise ValueError(f"expected collection/module/.../leaf, got {text!r}")
-    return names.canonical(tuple(text.split("/")))
+    return names.canonical(tuple(map(names.unescape, text.split("/"))))
 
 
 def op_of(entry: Entry) -> Op:

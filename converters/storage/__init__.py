@@ -2,7 +2,7 @@
 
 - `base`: what a container must be able to do.
 - `orbax`: Orbax trees, local and in object stores (`orbax_tree`, `zarr`, `ocdbt`, `kv`, `files`:
-  its parts).
+  its parts); `items`: finds them, also where several items of a step hold one tree.
 - `msgpack`, `safetensors`: files of plain arrays (`mapped`: what they share).
 """
 
@@ -24,15 +24,18 @@ def open(path: str | Path, *, step: int | None = None) -> Storage:
     Raises:
         CheckpointError: it is not there, not whole, or of no known kind.
     """
-    from maxmig.converters.storage import kv, orbax
+    from maxmig.converters import places
+    from maxmig.converters.storage import items, kv
 
     place = Path(path)
     if not kv.is_url(path):
-        if place.is_file():
+        whole = place.is_dir() and any(place.glob("*.safetensors"))
+        if place.is_file() or whole:
+            places.refuse_step(path, step)
             return _file(place)
-        if place.is_dir() and any(place.glob("*.safetensors")):
-            return _file(place)
-    return orbax.locate(str(path), step)
+        if (file := places.flax_file(place, step)) is not None:
+            return _file(file)
+    return items.locate(str(path), step)
 
 
 def _file(path: Path) -> Storage:

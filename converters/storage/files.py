@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from maxmig import errors
+from maxmig.converters import places
 from maxmig.converters.storage import kv
 
 
@@ -106,12 +107,10 @@ class reading(contextlib.AbstractContextManager):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, errors.MaxmigError):
-            return
-        if isinstance(error, PermissionError):
-            raise errors.CheckpointError(
-                f"{self.what}: no permission to read {error.filename or 'it'}"
-            ) from error
+        if error is None or isinstance(error, errors.MaxmigError | ImportError):
+            return  # an ImportError (also Ctrl-C during one) tells nothing of the files
+        if told := places.denied(error):
+            raise errors.CheckpointError(f"{self.what}: {told}") from error
         if isinstance(error, Exception):
             told = " ".join(str(error).split())[:300]
             raise errors.CheckpointError(

@@ -5,10 +5,12 @@ Arrays are not cached, so that memory stays bounded; the small nodes of OCDBT's 
 
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
+from maxmig.converters import places
 
 _META_CACHE = 1 << 30  # never filled: an index is small; too small a cache decodes it each time
 
@@ -22,7 +24,7 @@ def context() -> Any:
         {
             "cache_pool": {"total_bytes_limit": 0},
             "file_io_concurrency": {"limit": 4},
-            "data_copy_concurrency": {"limit": max(2, min(8, os.cpu_count() or 2))},
+            "data_copy_concurrency": {"limit": 2 * max(2, min(8, os.cpu_count() or 2))},
             "file_io_sync": False,
         }
     )
@@ -45,7 +47,7 @@ def spec(url: str) -> dict[str, Any]:
         ConfigError: the URL is of a kind that is not known.
     """
     if not is_url(url):
-        return {"driver": "file", "path": str(Path(url).absolute()).rstrip("/") + "/"}
+        return {"driver": "file", "path": str(places.absolute(url)).rstrip("/") + "/"}
     scheme, _, rest = url.partition("://")
     bucket, _, path = rest.rstrip("/").partition("/")
     path = f"{path}/" if path else ""
@@ -77,13 +79,28 @@ def ocdbt(url: str, *, manifest: str | None = None, config: dict[str, Any] | Non
         manifest: the directory of its manifest, where that is another one.
         config: its settings; needed to make a new one.
     """
-    import tensorstore as ts
-
-    found: dict[str, Any] = {"driver": "ocdbt", "base": spec(url), "cache_pool": "cache_pool#meta"}
+    found = ocdbt_spec(url)
     if manifest is not None:
         found["manifest"] = spec(manifest)
     if config is not None:
         found["config"] = config
+    return _open(found)
+
+
+def ocdbt_spec(url: str) -> dict[str, Any]:
+    """The TensorStore spec of an OCDBT database."""
+    return {"driver": "ocdbt", "base": spec(url), "cache_pool": "cache_pool#meta"}
+
+
+def joined(specs: Mapping[str, dict[str, Any]]) -> Any:
+    """Several stores as one: {what their names begin with: the store of the rest}."""
+    layers = [{"prefix": prefix, "base": base} for prefix, base in specs.items()]
+    return _open({"driver": "kvstack", "layers": layers})
+
+
+def _open(found: dict[str, Any]) -> Any:
+    import tensorstore as ts
+
     # A cache of its own: a manifest in a shared one would outlive its directory's renaming.
     own = ts.Context({"cache_pool#meta": {"total_bytes_limit": _META_CACHE}}, context())
     return ts.KvStore.open(found, context=own).result()

@@ -71,7 +71,7 @@ class Mapped:
         return Grid(leaf.shape, tuple(max(1, size) for size in chunk), chunk, None, nbytes)
 
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
-        """One box of a leaf, or all of it."""
+        """One box of a leaf, or all of it; random keys as their words."""
         import numpy as np
 
         leaf, extent = self._arrays[path]
@@ -79,11 +79,11 @@ class Mapped:
         dtype = ops.numpy_dtype(leaf.dtype)
         try:
             if not math.prod(leaf.shape):
-                return np.empty(transfers.shape_of(box), dtype)
+                return np.empty((*transfers.shape_of(box), *leaf.stored[len(leaf.shape) :]), dtype)
             if len(extent.pieces) == 1:
                 index = tuple(slice(start, stop) for start, stop in box)
                 offset = extent.pieces[0][0]
-                mapped = np.memmap(extent.file, dtype, "r", offset, leaf.shape)
+                mapped = np.memmap(extent.file, dtype, "r", offset, leaf.stored)
                 return np.array(mapped[index])
             return self._gather(leaf, extent, box, dtype)
         except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ class Mapped:
         """A box of an array in several pieces: its rows are collected, then cut."""
         import numpy as np
 
-        row = math.prod(leaf.shape[1:])
+        row = math.prod(leaf.stored[1:])
         first, last = box[0][0] * row, box[0][1] * row
         found, begin = [], 0
         for offset, count in extent.pieces:
@@ -106,7 +106,7 @@ class Mapped:
                 found.append(np.fromfile(extent.file, dtype, stop - start, offset=at))
             begin += count
         joined = np.concatenate(found) if found else np.empty(0, dtype)
-        block = joined.reshape((box[0][1] - box[0][0], *leaf.shape[1:]))
+        block = joined.reshape((box[0][1] - box[0][0], *leaf.stored[1:]))
         return np.array(block[(slice(None), *(slice(start, stop) for start, stop in box[1:]))])
 
     def fingerprint(self) -> str:

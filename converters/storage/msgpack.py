@@ -5,6 +5,7 @@ The file is walked without being loaded, so that only the places of its arrays a
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,8 +47,15 @@ class _Native:
 class _Found:
     """An array: its type, shape and contiguous pieces."""
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], pieces: tuple[tuple[int, int], ...]):
-        self.dtype, self.shape, self.pieces = dtype, shape, pieces
+    def __init__(
+        self,
+        dtype: str,
+        shape: tuple[int, ...],
+        pieces: tuple[tuple[int, int], ...],
+        *,
+        scalar: bool = False,
+    ):
+        self.dtype, self.shape, self.pieces, self.scalar = dtype, shape, pieces, scalar
 
 
 class Msgpack(Mapped):
@@ -61,9 +69,18 @@ class Msgpack(Mapped):
         arrays: dict[DiskPath, tuple[Leaf, Extent]],
         holes: dict[DiskPath, Hole],
         numbers: dict[DiskPath, Any],
+        order: list[list[Any]],
     ):
         super().__init__(url, arrays, holes, {})
         self._numbers = numbers
+        self._order = order
+        named = re.fullmatch(r"checkpoint_([0-9]+)", Path(url).name)
+        self.step = int(named[1]) if named else None  # as flax.training.checkpoints calls its files
+
+    @property
+    def spelling(self) -> dict[str, Any]:
+        """What a layout does not tell of the file: the order in it, and which are NumPy scalars."""
+        return {"order": self._order}
 
     def read(self, path: DiskPath, box: Any = None) -> Any:
         """One box of a leaf, or all of it."""
@@ -110,7 +127,9 @@ def read(path: Path) -> Msgpack:
     arrays: dict[DiskPath, tuple[Leaf, Extent]] = {}
     holes: dict[DiskPath, Hole] = {}
     numbers: dict[DiskPath, Any] = {}
+    order: list[list[Any]] = []
     for at, found in trees.walk(_joined(nested)):
+        order.append([list(at), isinstance(found, _Found) and found.scalar])
         if isinstance(found, Hole):
             holes[at] = found
         elif isinstance(found, _Native):
@@ -125,7 +144,7 @@ def read(path: Path) -> Msgpack:
         else:
             leaf = Leaf(found.shape, found.dtype, zarr.nbytes(found.shape, found.dtype))
             arrays[at] = (leaf, Extent(path, found.pieces))
-    return Msgpack(str(path), arrays, holes, numbers)
+    return Msgpack(str(path), arrays, holes, numbers, order)
 
 
 def _joined(nested: Any) -> Any:
@@ -206,7 +225,7 @@ class _Walker:
         start, self.at = self.at, self.at + self._possible(size)
         if self.at != end or size != zarr.nbytes(shape, dtype):
             raise ValueError(f"{dtype}{list(shape)} in {size} bytes")
-        return _Found(dtype, shape, ((start, math.prod(shape)),))
+        return _Found(dtype, shape, ((start, math.prod(shape)),), scalar=code == _SCALAR)
 
     def _key(self) -> str:
         found = self.value(_DEPTH)
@@ -232,21 +251,30 @@ class _Walker:
 
 
 def header_of(
-    leaves: Mapping[DiskPath, Leaf], holes: Mapping[DiskPath, Hole]
+    leaves: Mapping[DiskPath, Leaf],
+    holes: Mapping[DiskPath, Hole],
+    spelling: Mapping[str, Any] | None = None,
 ) -> tuple[list[tuple[int, bytes]], dict[DiskPath, tuple[tuple[int, int], ...]], int]:
     """All bytes of a new file but the arrays' (place, bytes), where arrays go, and its size.
 
     Raises:
         ConvertError: a type has no place in the format.
     """
-    nested = trees.nest({**{path: (path, leaf) for path, leaf in leaves.items()}, **holes})
-    writer = _Writer()
+    flat = {**{path: (path, leaf) for path, leaf in leaves.items()}, **holes}
+    told = (spelling or {}).get("order", ())
+    place = {tuple(map(str, path)): number for number, (path, _) in enumerate(told)}
+    ordered = sorted(flat, key=lambda path: place.get(tuple(map(str, path)), len(place)))
+    nested = trees.nest({path: flat[path] for path in ordered})
+    writer = _Writer({tuple(map(str, path)) for path, scalar in told if scalar})
     writer.value(nested)
     return writer.parts, writer.places, writer.at
 
 
 class _Writer:
-    def __init__(self) -> None:
+    """Writes values one after another, each in the shortest way, as msgpack's own packer does."""
+
+    def __init__(self, scalars: set[tuple[str, ...]]) -> None:
+        self._scalars = scalars
         self.parts: list[tuple[int, bytes]] = []
         self.places: dict[DiskPath, tuple[tuple[int, int], ...]] = {}
         self.at = 0
@@ -255,12 +283,12 @@ class _Writer:
         if value is None:
             self._put(b"\xc0")
         elif isinstance(value, dict):
-            self._put(b"\xdf" + struct.pack(">I", len(value)))
+            self._put(_counts(len(value), 0x80, 0xDE))
             for key, item in value.items():
                 self._text(str(key))
                 self.value(item)
         elif isinstance(value, list):
-            self._put(b"\xdd" + struct.pack(">I", len(value)))
+            self._put(_counts(len(value), 0x90, 0xDC))
             for item in value:
                 self.value(item)
         else:
@@ -274,7 +302,8 @@ class _Writer:
             )
         count, each = math.prod(leaf.shape), zarr.itemsize(leaf.dtype)
         if leaf.nbytes <= LARGEST:
-            self.places[path] = (self._block(leaf.shape, leaf.dtype),)
+            code = _SCALAR if path in self._scalars and not leaf.shape else _ARRAY
+            self.places[path] = (self._block(leaf.shape, leaf.dtype, code),)
             return
         step = LARGEST // each
         sizes = [min(step, count - start) for start in range(0, count, step)]
@@ -282,24 +311,26 @@ class _Writer:
         self._text(CHUNKED)
         self._put(b"\xc3")
         self._text("shape")
-        self._counted(leaf.shape, lambda size: self._put(b"\xcf" + struct.pack(">Q", size)))
+        self._counted(leaf.shape, lambda size: self._put(_whole(size)))
         self._text("chunks")
         pieces: list[tuple[int, int]] = []
         self._counted(sizes, lambda size: pieces.append(self._block((size,), leaf.dtype)))
         self.places[path] = tuple(pieces)
 
     def _counted(self, items: Any, put: Any) -> None:
-        self._put(b"\xdf" + struct.pack(">I", len(items)))
+        self._put(_counts(len(items), 0x80, 0xDE))
         for index, item in enumerate(items):
             self._text(str(index))
             put(item)
 
-    def _block(self, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
+    def _block(self, shape: tuple[int, ...], dtype: str, code: int = _ARRAY) -> tuple[int, int]:
         nbytes = zarr.nbytes(shape, dtype)
-        head = b"\x93\xdd" + struct.pack(">I", len(shape))
-        head += b"".join(b"\xcf" + struct.pack(">Q", size) for size in shape)
-        head += _string(dtype) + b"\xc6" + struct.pack(">I", nbytes)
-        self._put(b"\xc9" + struct.pack(">Ib", len(head) + nbytes, _ARRAY) + head)
+        head = b"\x93" + _counts(len(shape), 0x90, 0xDC) + b"".join(map(_whole, shape))
+        head += _string(dtype) + _sized(nbytes, 0xC4)
+        length = len(head) + nbytes
+        fixed = {1: b"\xd4", 2: b"\xd5", 4: b"\xd6", 8: b"\xd7", 16: b"\xd8"}
+        begin = fixed.get(length) or _sized(length, 0xC7)
+        self._put(begin + struct.pack(">b", code) + head)
         place = self.at
         self.at += nbytes
         return place, math.prod(shape)
@@ -314,7 +345,34 @@ class _Writer:
 
 def _string(text: str) -> bytes:
     data = text.encode()
-    return b"\xdb" + struct.pack(">I", len(data)) + data
+    begin = bytes([0xA0 | len(data)]) if len(data) < 32 else _sized(len(data), 0xD9)
+    return begin + data
+
+
+def _sized(size: int, first: int) -> bytes:
+    """A length in 1, 2 or 4 bytes; `first` is the sign of the shortest."""
+    place = 0 if size < 1 << 8 else 1 if size < 1 << 16 else 2
+    return bytes([first + place]) + struct.pack((">B", ">H", ">I")[place], size)
+
+
+def _counts(size: int, few: int, first: int) -> bytes:
+    """The number of items of a map or a list."""
+    if size < 16:
+        return bytes([few | size])
+    return (
+        bytes([first]) + struct.pack(">H", size)
+        if size < 1 << 16
+        else bytes([first + 1]) + struct.pack(">I", size)
+    )
+
+
+def _whole(number: int) -> bytes:
+    """A whole number of 0 or more."""
+    if number < 1 << 7:
+        return bytes([number])
+    if number < 1 << 32:
+        return _sized(number, 0xCC)
+    return b"\xcf" + struct.pack(">Q", number)
 
 
 def parts_joined(parts: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import places, transfers
-from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage import files, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
 from maxmig.converters.transfers import Box
@@ -128,7 +128,29 @@ class Orbax:
     @functools.cached_property
     def held(self) -> Container[str]:
         """The names of all values that are stored."""
-        return self.index.values if self.told.ocdbt else frozenset(self._files.names(""))
+        return self.index.values if self.told.ocdbt else self.names
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all files of the tree."""
+        return frozenset(self._files.names(""))
+
+    @property
+    def spelling(self) -> dict[str, Any]:
+        """What a layout does not tell of the tree: which holes are tuples."""
+        told = self.told.entries.items()
+        found = [[list(path), entry.kind] for path, entry in told if entry.kind in orbax_tree.TOLD]
+        return {"holes": found} if found else {}
+
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """The items of the step that hold the tree; none where it stands alone."""
+        alone = self.step_dir in (None, self.items)
+        return () if alone else (self.items.rstrip("/").rpartition("/")[2],)
+
+    def apart(self, name: str) -> tuple[str, "Orbax", str]:
+        """Where a value is, by its name: the prefix of its item, the item's tree, the rest."""
+        return "", self, name
 
     def tree(self) -> dict[DiskPath, Leaf | Hole]:
         """All leaves and holes with shapes and types."""
@@ -146,11 +168,11 @@ class Orbax:
         size = zarr.nbytes(array.shape, array.dtype)
         if entry.key_impl is None:
             return Leaf(array.shape, array.dtype, size)
-        words = orbax_tree.KEY_WORDS.get(entry.key_impl)
+        words = KEY_WORDS.get(entry.key_impl)
         if words is None or array.shape[-1:] != (words,) or array.dtype != "uint32":
             raise errors.CheckpointError(
                 f"{self._where(path)}: expected random keys of JAX's own kinds "
-                f"({', '.join(orbax_tree.KEY_WORDS)}), got {entry.key_impl} as "
+                f"({', '.join(KEY_WORDS)}), got {entry.key_impl} as "
                 f"{array.dtype}{list(array.shape)}"
             )
         return Leaf(array.shape[:-1], f"key<{entry.key_impl}>", size)
@@ -214,6 +236,8 @@ class Orbax:
             try:
                 opened[tuple(slice(start, stop) for start, stop in part)].read().result()
             except Exception as cause:
+                if told := places.denied(cause):
+                    return errors.CheckpointError(f"{self._where(path)}: {told}")
                 index = tuple(
                     start // size for (start, _), size in zip(part, grid.chunk, strict=True)
                 )
@@ -255,47 +279,6 @@ def open_array(store: Any, name: str, array: zarr.Array, **options: Any) -> Any:
         assume_metadata=True,
         recheck_cached_data=False,
     ).result()
-
-
-def locate(path: str, step: int | None = None) -> Orbax:
-    """Finds an Orbax checkpoint: a directory of steps, one step, or its items.
-
-    Raises:
-        CheckpointError: there is nothing, nothing whole, or nothing readable there.
-    """
-    if kv.is_url(path):
-        return _locate_remote(path.rstrip("/"), step)
-    found = places.locate(path, step)
-    step_dir = None if found.step_dir is None else str(found.step_dir)
-    return Orbax(str(found.items), step_dir=step_dir, step=found.step)
-
-
-def _locate_remote(url: str, step: int | None) -> Orbax:
-    names = files.Files(url).names("")
-    trees = [name for name in names if name.rpartition("/")[2] == orbax_tree.TREE]
-    roots = {name.rpartition("/")[0] for name in trees}
-    last = url.rpartition("/")[2]
-    if "" in roots:
-        return Orbax(url, step_dir=None, step=int(last) if last.isdigit() else None)
-    for item in ("items", *sorted(root for root in roots if "/" not in root)):
-        if item in roots and not item.isdigit():
-            return Orbax(f"{url}/{item}", step_dir=url, step=int(last) if last.isdigit() else None)
-    steps: dict[int, str] = {}
-    for root in sorted(roots):
-        first, _, item = root.partition("/")
-        marked = f"{first}/{places.MARKER}" in names
-        if first.isdigit() and marked and "/" not in item:
-            steps.setdefault(int(first), item)
-    if not steps or (step is not None and step not in steps):
-        held = f"complete steps: {sorted(steps)}" if steps else "there is no complete step"
-        raise errors.CheckpointError(
-            f"{url}: expected a checkpoint{'' if step is None else f' of step {step}'}; {held} "
-            f"(a step is complete when {places.MARKER} is in it)"
-        )
-    number = max(steps) if step is None else step
-    above = f"{url}/{number}"
-    items = f"{above}/{steps[number]}" if steps[number] else above
-    return Orbax(items, step_dir=above, step=number)
 
 
 def local(storage: Any) -> Path | None:

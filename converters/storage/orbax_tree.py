@@ -16,16 +16,16 @@ from maxmig.converters.leaves import DiskPath, Hole, nest, spell
 
 TREE, SHARDING, ARRAYS, STRINGS = "_METADATA", "_sharding", "array_metadatas", "_strings.json"
 JAX, NUMPY, SCALAR = "jax.Array", "np.ndarray", "scalar"
-KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
 
 _HOLES = {
     "None": Hole.NONE,
     "NamedTuple": Hole.NONE,
     "Dict": Hole.EMPTY_DICT,
     "List": Hole.EMPTY_LIST,
-    "Tuple": Hole.EMPTY_LIST,
+    "Tuple": Hole.EMPTY_TUPLE,
 }
-_HOLE_KINDS = {Hole.NONE: "None", Hole.EMPTY_DICT: "Dict", Hole.EMPTY_LIST: "List"}
+TOLD = ("Tuple", "NamedTuple")  # holes of which there is no more than the kind
+_HOLE_KINDS = {hole: kind for kind, hole in _HOLES.items() if kind != "NamedTuple"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,15 @@ class Stored:
 
 
 def documents(
-    arrays: Mapping[DiskPath, Stored], holes: Mapping[DiskPath, Hole], *, ocdbt: bool, zarr: int
+    arrays: Mapping[DiskPath, Stored],
+    holes: Mapping[DiskPath, Hole],
+    *,
+    ocdbt: bool,
+    zarr: int,
+    kinds: Mapping[DiskPath, str] | None = None,
 ) -> dict[str, bytes]:
-    """The files of a new tree's metadata, by name."""
+    """The files of a new tree's metadata, by name; `kinds` are of holes that are `TOLD`."""
+    kinds = kinds or {}
     told: dict[str, Any] = {}
     for path, array in arrays.items():
         value: dict[str, Any] = {"value_type": array.entry.kind, "skip_deserialize": False}
@@ -133,7 +139,9 @@ def documents(
             value["write_shape"] = list(array.stored)
         told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
     for path, hole in holes.items():
-        value = {"value_type": _HOLE_KINDS[hole], "skip_deserialize": True}
+        kind = kinds.get(path, "")
+        kind = kind if kind in TOLD and _HOLES[kind] is hole else _HOLE_KINDS[hole]
+        value = {"value_type": kind, "skip_deserialize": True}
         told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
     tree = {
         "tree_metadata": told,

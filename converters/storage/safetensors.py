@@ -1,6 +1,7 @@
 """Safetensors files: a JSON header, then the arrays as they are; one file, or several and an index.
 
-Names are flat: a leaf's path is its one name, and a layout knows how to cut it.
+Names are flat: a leaf's path is its one name, and a layout knows how to cut it. Random keys are
+stored as their uint32 words; which arrays are such, and of what kind, is in the header's metadata.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters.leaves import DiskPath, Hole, Leaf
+from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf
 from maxmig.converters.storage import files, zarr
 from maxmig.converters.storage.mapped import Extent, Mapped
 
@@ -58,8 +59,26 @@ def read(path: Path) -> Mapped:
     if isinstance(own, str):
         document = json.loads(own)
         holes = {(name,): Hole(kind) for name, kind in document.pop("holes", {}).items()}
+        for name, impl in document.pop("keys", {}).items():
+            arrays[(name,)] = _typed(path, name, impl, arrays.get((name,)))
         told |= document.get("custom", {})
     return Mapped(str(path), arrays, holes, told)
+
+
+def _typed(
+    path: Path, name: str, impl: Any, stored: tuple[Leaf, Extent] | None
+) -> tuple[Leaf, Extent]:
+    """Random keys out of the array of their words."""
+    if stored is not None and impl in KEY_WORDS:
+        leaf, extent = stored
+        typed = Leaf(leaf.shape[:-1], f"key<{impl}>", leaf.nbytes)
+        if leaf.dtype == "uint32" and typed.stored == leaf.shape:
+            return typed, extent
+    told = "no such array" if stored is None else str(stored[0])
+    raise errors.CheckpointError(
+        f"{path}: {name}: expected the words of random keys of kind {impl!r}, as its header says, "
+        f"got {told}; the file is damaged"
+    )
 
 
 def _files(path: Path) -> Iterable[Path]:
@@ -131,19 +150,22 @@ def header_of(
     own = {"custom": dict(metadata)}
     if holes:
         own["holes"] = {_name(path): hole.value for path, hole in holes.items()}
+    if keys := {_name(path): leaf.impl for path, leaf in leaves.items() if leaf.is_key}:
+        own["keys"] = keys
     document: dict[str, Any] = {"__metadata__": {_OWN: json.dumps(own)}}
     places: dict[DiskPath, int] = {}
     end = 0
     for path, leaf in leaves.items():
-        if leaf.dtype not in NAMES:
+        dtype = "uint32" if leaf.is_key else leaf.dtype
+        if dtype not in NAMES:
             raise errors.ConvertError(
                 f"{_name(path)}: a safetensors file cannot hold {leaf.dtype}; leave it out, or "
                 "choose another container"
             )
         places[path] = end
         document[_name(path)] = {
-            "dtype": NAMES[leaf.dtype],
-            "shape": list(leaf.shape),
+            "dtype": NAMES[dtype],
+            "shape": list(leaf.stored),
             "data_offsets": [end, end + leaf.nbytes],
         }
         end += leaf.nbytes
@@ -151,7 +173,7 @@ def header_of(
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     pieces: dict[DiskPath, tuple[tuple[int, int], ...]] = {
-        path: ((start + place, math.prod(leaves[path].shape)),) for path, place in places.items()
+        path: ((start + place, math.prod(leaves[path].stored)),) for path, place in places.items()
     }
     return struct.pack("<Q", len(text)) + text, pieces, start + end
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxmig import errors, trees
-from maxmig.converters import accounting, disk, layouts, restack, stacks
+from maxmig.converters import accounting, disk, layouts, stacks
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.leaves import Leaf
+from maxmig.converters.mapping import restack
 
 
 def match(
@@ -134,8 +135,8 @@ def _moved_axis(found: Checkpoint, wanted: Mapping[str, Leaf]) -> int | None:
     """The layer axis of the model, if only that differs."""
     for axis in (0, 1):
         with contextlib.suppress(errors.ConvertError):
-            plan = restack.plan(found.leaves, found.skeleton, axis=axis)
-            moved = {move.target: move.leaf for move in plan.moves}
+            state, _ = restack.plan(found.leaves, found.skeleton, axis=axis)
+            moved = state.leaves()
             if all(moved.get(path) == leaf for path, leaf in wanted.items()):
                 return axis
     return None

@@ -56,6 +56,8 @@ class Store:
         asynchronous: save in the background; `wait` or the next `save` tells of failures.
         ocdbt: one database instead of one directory an array.
         zarr3: Zarr version 3 instead of 2.
+        checksums: write a record of checksums with the arrays: `on`, `off`, or `auto`: of a state
+            of up to 1 GiB. With several processes the first records what it holds whole.
     """
 
     def __init__(
@@ -67,14 +69,16 @@ class Store:
         asynchronous: bool = True,
         ocdbt: bool = True,
         zarr3: bool = True,
+        checksums: str = "auto",
     ):
         if layout != "auto":
             layouts.get(layout)
-        self.directory = Path(directory).absolute()
+        self.directory = places.absolute(directory)
         self._layout = layout
         self._keep = keep
         self._asynchronous = asynchronous
         self._handler_options = {"use_ocdbt": ocdbt, "use_zarr3": zarr3}
+        self._checksums = checksums
         self._manager: Any = None
         self._saved: set[int] = set()
 
@@ -236,7 +240,7 @@ class Store:
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 item_handlers={
-                    _ITEMS: ocp.PyTreeCheckpointHandler(**self._handler_options),
+                    _ITEMS: self._handler(),
                     _DATA: ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
@@ -247,6 +251,16 @@ class Store:
                 ),
             )
         return self._manager
+
+    def _handler(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._checksums == "off":
+            return ocp.PyTreeCheckpointHandler(**self._handler_options)
+        from maxmig.checkpoint import recorded
+
+        limit = recorded.LIMIT if self._checksums == "auto" else None
+        return recorded.handler(limit=limit, **self._handler_options)
 
     def _abandon(self) -> None:
         """After a failed save: the next starts with a fresh manager, which clears the remains."""

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *, optional: bool | str = False) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
     """Adds CONFIG, the trailing `key=value` overrides and `--simulate-devices`.
 
     Args:
         parser: the verb's parser.
-        optional: CONFIG may be left out; then the base configuration is used, or the one named.
+        optional: CONFIG may be left out; what holds then, for the help.
     """
     parser.add_argument(
         "config",
         metavar="CONFIG",
         nargs="?" if optional else None,
         help="YAML file, or the name of a built-in configuration such as demo"
-        + (f" (default: {optional if isinstance(optional, str) else 'base'})" if optional else ""),
+        + (f" ({optional})" if optional else ""),
     )
     parser.add_argument(
         "overrides",

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
-    common.add_config_arguments(parser, optional="demo")
+    common.add_config_arguments(parser, optional="default: demo")
     parser.add_argument(
         "--output",
         default="maxmig_demo",

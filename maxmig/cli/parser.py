@@ -76,7 +76,7 @@ class _Parser(argparse_flags.ArgumentParser):
         (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self.format_usage())
+        raise UsageError(message, _see(self))
 
 
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
         raise UsageError("expected a command", leaf.format_help())
     _take_overrides(args, rest, leaf)
     if args.json and not chosen.json:
-        raise UsageError(f"{leaf.prog} has no --json", leaf.format_usage())
+        raise UsageError(f"{leaf.prog} has no --json", _see(leaf))
     return chosen, args
 
 
@@ -174,7 +174,7 @@ def _take_overrides(
     unknown = [word for word in rest if word.startswith("-") or not hasattr(args, "overrides")]
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
-        raise UsageError(_unknown("argument", unknown[0], known), parser.format_usage())
+        raise UsageError(_unknown("argument", unknown[0], known), _see(parser))
     if rest:
         args.overrides = [*args.overrides, *rest]
 
@@ -184,6 +184,11 @@ def _expand_flag_files(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS.read_flags_from_files(list(argv), force_gnu=True)
     except flags.Error as error:
         raise UsageError(f"--flagfile: {error}") from error
+
+
+def _see(parser: argparse.ArgumentParser) -> str:
+    """Where the options are told; their list would bury the error."""
+    return f"all options: {parser.prog} --help"
 
 
 def _unknown(kind: str, word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from maxmig import errors, infer, parity
 from maxmig.config import Config, Stage
-from maxmig.converters import accounting, checkpoint, convert, diff
+from maxmig.converters import accounting, checkpoint, convert
+from maxmig.converters.compare import diff
 from maxmig.data import tokenizer
 from maxmig.train import loop, metrics
 from maxmig.train.loop import Observer, Result

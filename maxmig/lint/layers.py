@@ -31,6 +31,7 @@ _OPTIONS = {
 }
 _NORMS = {"LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm", "InstanceNorm"}
 _NARROW = ("bfloat16", "float16")
+_FUNCTION = ast.FunctionDef
 
 
 def no_nnx_twin(source: Source) -> Found:
@@ -58,12 +59,13 @@ def no_nnx_twin(source: Source) -> Found:
 def lossy_layer(source: Source) -> Found:
     """GRUCell, whose hn/bias has no home."""
     for node in [*source.walk(ast.Attribute), *source.walk(ast.Name)]:
-        if source.dotted(node) == "flax.linen.GRUCell":
+        if source.dotted(node) in ("flax.linen.GRUCell", "flax.nnx.GRUCell"):
             yield node, "nnx.GRUCell has no place for the Linen cell's hn/bias"
 
 
 def nested_names(source: Source) -> Found:
     """`nn.Dense(4)(nn.relu(nn.Dense(8)(x)))`: the outer one is Dense_0."""
+    yield from _constructed_before(source)
     for outer in source.walk(ast.Call):
         name = _unnamed_layer(source, outer)
         if not name:
@@ -77,6 +79,32 @@ def nested_names(source: Source) -> Found:
                     "a port by numbers exchanges their weights",
                 )
                 break
+
+
+def _constructed_before(source: Source) -> Found:
+    """`a = nn.Conv(...)`, `b = nn.Conv(...)`, `a(b(x))`: a is Conv_0, though it is applied last."""
+    for function in (f for c in source.linen_classes.values() for f in source.walk(_FUNCTION, c)):
+        made: dict[str, tuple[int, str]] = {}
+        for node in source.walk(ast.Assign, function):
+            name = _layer(source, node.value)
+            if name and isinstance(node.targets[0], ast.Name):
+                made[node.targets[0].id] = (node.lineno, name)
+        for outer in source.walk(ast.Call, function):
+            mine = _of(outer, made)
+            inner = ast.walk(ast.Tuple(elts=[*outer.args], ctx=ast.Load()))
+            others = [of for call in inner if (of := _of(call, made))]
+            if mine and any(name == mine[1] and line > mine[0] for line, name in others):
+                yield (
+                    outer,
+                    f"`{ast.unparse(outer.func)}` is constructed first and applied last: it has "
+                    f"the lower number of these {mine[1].rpartition('.')[2]} layers, and a port "
+                    "by the order of calls exchanges their weights",
+                )
+
+
+def _of(call: ast.AST, made: dict[str, tuple[int, str]]) -> tuple[int, str] | None:
+    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    return made.get(call.func.id) if named else None  # type: ignore[attr-defined]
 
 
 def norm_promotion(source: Source) -> Found:
@@ -100,7 +128,11 @@ def norm_promotion(source: Source) -> Found:
 
 def _unnamed_layer(source: Source, call: ast.Call) -> str:
     """The Linen class of `nn.Dense(8)(x)` without a name; empty for all else."""
-    made = call.func
+    return _layer(source, call.func)
+
+
+def _layer(source: Source, made: ast.AST) -> str:
+    """The Linen class of `nn.Dense(8)` without a name; empty for all else."""
     if not isinstance(made, ast.Call) or any(k.arg in ("name", None) for k in made.keywords):
         return ""
     name = source.dotted(made.func)

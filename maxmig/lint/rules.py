@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maxmig.lint import calls, layers, modes, transforms, writes
+from maxmig.lint import calls, captured, layers, modes, transforms, writes
 from maxmig.lint.modes import ProjectRule
 from maxmig.lint.source import Rule
 
@@ -20,6 +20,13 @@ RULES: tuple[Rule, ...] = (
         "use nnx.grad / nnx.value_and_grad (nnx.Param only), or split off nnx.Param and "
         "differentiate with respect to that",
         transforms.grad_of_module,
+    ),
+    Rule(
+        "captured-module",
+        "a JAX transformation that uses an NNX module from outside",
+        "give the module to nnx.jit, nnx.vmap or nnx.scan as an argument; or split it, pass its "
+        "state, and merge it inside",
+        captured.captured_module,
     ),
     Rule(
         "mask-by-path",

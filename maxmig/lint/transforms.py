@@ -10,13 +10,12 @@ Found = Iterator[tuple[ast.AST, str]]
 
 _JITS = {"jax.jit", "jax.pmap"}
 _GRADS = {"jax.grad", "jax.value_and_grad"}
-_MODEL_NAMES = {"model", "module", "net", "network", "state", "policy", "encoder", "decoder"}
 
 
 def jit_drops_state(source: Source) -> Found:
     """Functions under jax.jit that take a module and do not return it or its state."""
     for node, function, name in _transformed(source, _JITS):
-        for argument in _modules(source, function):
+        for argument in _modules(source, function, _fixed(source, node, function)):
             if not _returned(source, function, argument):
                 yield (
                     node,
@@ -29,8 +28,8 @@ def jit_drops_state(source: Source) -> Found:
 def grad_of_module(source: Source) -> Found:
     """Functions under jax.grad whose first argument is a module."""
     for node, function, name in _transformed(source, _GRADS):
-        first = _arguments(function)[:1]
-        for argument in _modules(source, function):
+        first = _differentiated(source, node, function)
+        for argument in _modules(source, function, set()):
             if argument in first:
                 yield (
                     node,
@@ -46,7 +45,7 @@ def _transformed(source: Source, transforms: set[str]) -> Iterator[tuple[ast.AST
     functions = {f.name: f for f in ast.walk(source.tree) if isinstance(f, ast.FunctionDef)}
     for function in source.walk(ast.FunctionDef):
         for decorator in function.decorator_list:
-            name = _transform(source, decorator)
+            name = transform(source, decorator)
             if name in transforms:
                 yield decorator, function, name
     for call in source.walk(ast.Call):
@@ -60,8 +59,9 @@ def _transformed(source: Source, transforms: set[str]) -> Iterator[tuple[ast.AST
             yield call, functions[target.id], name
 
 
-def _transform(source: Source, decorator: ast.expr) -> str:
+def transform(source: Source, decorator: ast.expr) -> str:
     """`jax.jit` of `@jax.jit`, `@jax.jit(...)` and `@functools.partial(jax.jit, ...)`."""
+    decorator = _meant(source, decorator)
     if isinstance(decorator, ast.Call):
         if source.dotted(decorator.func) in ("functools.partial", "partial"):
             return source.dotted(decorator.args[0]) if decorator.args else ""
@@ -69,13 +69,58 @@ def _transform(source: Source, decorator: ast.expr) -> str:
     return source.dotted(decorator)
 
 
+def _meant(source: Source, decorator: ast.expr) -> ast.expr:
+    """`partial(jax.jit, ...)` where a name stands for it."""
+    if isinstance(decorator, ast.Name) and decorator.id not in source.names:
+        for node in source.walk(ast.Assign):
+            named = any(isinstance(t, ast.Name) and t.id == decorator.id for t in node.targets)
+            made = node.value.func if named and isinstance(node.value, ast.Call) else None
+            if source.dotted(made) in ("functools.partial", "partial"):
+                return node.value
+    return decorator
+
+
+def _differentiated(source: Source, node: ast.AST, function: Function) -> list[str]:
+    """The arguments that jax.grad takes the gradient of; none where that cannot be told."""
+    call = _meant(source, node) if isinstance(node, ast.expr) else node
+    names, value = _arguments(function), 0
+    for keyword in call.keywords if isinstance(call, ast.Call) else ():
+        if keyword.arg == "argnums":
+            try:
+                value = ast.literal_eval(keyword.value)
+            except ValueError:
+                return []
+    wanted = value if isinstance(value, tuple | list) else (value,)
+    return [names[i] for i in wanted if isinstance(i, int) and i < len(names)]
+
+
+def _fixed(source: Source, node: ast.AST, function: Function) -> set[str]:
+    """Arguments that are static, or all where that cannot be told."""
+    call = _meant(source, node) if isinstance(node, ast.expr) else node
+    names = _arguments(function)
+    found: set[str] = set()
+    for keyword in call.keywords if isinstance(call, ast.Call) else ():
+        if keyword.arg not in ("static_argnums", "static_argnames", None):
+            continue
+        try:
+            value = ast.literal_eval(keyword.value)
+            for each in value if isinstance(value, tuple | list) else (value,):
+                found.add(each if isinstance(each, str) else names[each])
+        except (ValueError, TypeError, IndexError):
+            return set(names)
+    return found
+
+
 def _arguments(function: Function) -> list[str]:
     a = function.args
     return [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
 
 
-def _modules(source: Source, function: Function) -> list[str]:
-    """Arguments that are NNX modules: by annotation, or by name and by being called."""
+def _modules(source: Source, function: Function, fixed: set[str]) -> list[str]:
+    """Arguments that are NNX modules: by annotation, or by being called.
+
+    What is no module cannot be called there: a function is no argument of JAX, unless it is static.
+    """
     a = function.args
     found = []
     called = {
@@ -88,7 +133,7 @@ def _modules(source: Source, function: Function) -> list[str]:
         if (
             kind in source.nnx_classes
             or kind == "flax.nnx.Module"
-            or (arg.annotation is None and arg.arg in _MODEL_NAMES and arg.arg in called)
+            or (arg.annotation is None and arg.arg in called - fixed)
         ):
             found.append(arg.arg)
     return found

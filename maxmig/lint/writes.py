@@ -45,7 +45,7 @@ def value_written(source: Source) -> Found:
 def list_of_modules(source: Source) -> Found:
     """`self.layers = [nnx.Linear(...), ...]` in an NNX module."""
     for name, cls in source.nnx_classes.items():
-        plain = set()
+        plain, local = set(), dict[str, ast.AST]()
         for node in source.walk(ast.Assign, cls):
             for target in node.targets:
                 if not _is_own(target):
@@ -55,12 +55,15 @@ def list_of_modules(source: Source) -> Found:
                     yield node, _told(name, target, kind)
                 elif kind == "list" and not getattr(node.value, "elts", [0]):
                     plain.add(ast.unparse(target))
+            if isinstance(node.value, ast.Name) and _is_own(node.targets[0]):
+                local[node.value.id] = node.targets[0]  # self.heads = heads
         for call in source.walk(ast.Call, cls):
             function = call.func
             if not isinstance(function, ast.Attribute) or function.attr != "append":
                 continue
-            if ast.unparse(function.value) in plain and any(map(source.is_nnx, call.args)):
-                yield call, _told(name, function.value, "list")
+            held = ast.unparse(function.value)
+            if held in plain | local.keys() and any(map(source.is_nnx, call.args)):
+                yield call, _told(name, local.get(held, function.value), "list")
 
 
 def _told(name: str, target: ast.AST, kind: str) -> str:

@@ -19,7 +19,7 @@ from maxmig.train.runtime import Runtime
 def describe(request: Request, pair: Pair, config_name: str) -> Report:
     """A report without checks: the subject, and what the objects of both sides prove."""
     cfg = request.cfg
-    device = (jax.devices() if request.devices is None else request.devices)[0]
+    device = _device(request)
     m, spec = cfg.model, pair[0].backend.spec
     stack = "scanned" if cfg.stack.scan_layers else "unscanned"
     kind = f"{device.platform}" + (f" ({device.device_kind})" if device.platform != "cpu" else "")
@@ -45,6 +45,17 @@ def describe(request: Request, pair: Pair, config_name: str) -> Report:
         steps=request.steps,
         environment=environment(),
     )
+
+
+def with_rewritten(report: Report, request: Request) -> Report:
+    """The report under the policy for sides that write the same in other words."""
+    platform = _device(request).platform
+    chosen = policy.choose(request.cfg, platform, request.policy, rewritten=True)
+    return dataclasses.replace(report, policy=chosen)
+
+
+def _device(request: Request) -> jax.Device:
+    return (jax.devices() if request.devices is None else request.devices)[0]
 
 
 def prove(runtime: Runtime) -> Side:

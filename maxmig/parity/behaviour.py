@@ -21,7 +21,7 @@ from maxmig.parity.truth import Truth
 from maxmig.train.runtime import Runtime
 
 # KL is quadratic in the difference of logits, and those may err twice as much as the control's.
-_FACTOR = 4.0
+FACTOR = 4.0
 
 Logits = dict[str, np.ndarray]
 
@@ -78,16 +78,16 @@ def _distribution(
         true = truth(("logits", item, "logits")) if policy.name == RATIO else None
         if true is not None:
             own, theirs = (distributions.mean_kl(true, x, counted) for x in (a, b))
-            if theirs > _FACTOR * max(own, 1e-14):
+            if theirs > FACTOR * max(own, 1e-14):
                 over.append(f"{item}: {theirs:.1e} from float64, the control {own:.1e}")
         elif a.tobytes() != b.tobytes() and policy.name != RATIO:
             over.append(f"{item}: not 0, though the logits should be equal bit for bit")
     if not found:
-        return _concluded("distribution", Verdict.INCONCLUSIVE, "no token counts in any batch")
+        return concluded("distribution", Verdict.INCONCLUSIVE, "no token counts in any batch")
     told = distributions.summary(found)
     if over:
         told = f"KL too large for {'; '.join(over)} ({told})"
-    return _concluded(
+    return concluded(
         "distribution",
         Verdict.FAIL if over else Verdict.PASS,
         told if any(d.kl.most for d in found) else f"equal for {_tokens(found)} tokens: KL 0",
@@ -178,7 +178,8 @@ def _round_trip(
             yield measure.compare(side, "logits", expected[item], again[item])
 
 
-def _concluded(name: str, verdict: Verdict, told: str, details: Any = None) -> Check:
+def concluded(name: str, verdict: Verdict, told: str, details: Any = None) -> Check:
+    """A check of this level that has no measurements."""
     return Check(
         name,
         _TITLES[name],
@@ -189,4 +190,7 @@ def _concluded(name: str, verdict: Verdict, told: str, details: Any = None) -> C
     )
 
 
-_TITLES = {"distribution": "next-token distributions: KL, top-k, probabilities"}
+_TITLES = {
+    "distribution": "next-token distributions: KL, top-k, probabilities",
+    "decode": "greedy decoding",
+}

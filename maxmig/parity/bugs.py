@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from maxmig.core import attention, decoder, dense, mlp, norms, part, rope
+from maxmig.parity.faults import Fault
 
 Params = dict[str, Any]
 Patch = Callable[[], contextlib.AbstractContextManager[None]]
@@ -49,6 +50,10 @@ class Bug:
     params: Callable[[Params], Params] | None = None
     program: str = "forward"
     harmless: bool = False
+
+    def fault(self, side: str = "candidate") -> Fault:
+        """The same for `maxmig.parity.run`."""
+        return Fault(self.title, self.settings, None, self.params, self.patch, side)
 
     def active(self) -> contextlib.AbstractContextManager[None]:
         """Replaces functions of core inside; put back when it ends."""

@@ -204,10 +204,12 @@ def of(report: "Report") -> Card:
         "dtypes": dict(s.dtypes),
         "devices": s.devices,
     }
+    steps = any(check.name == "params" and check.level == "native" for check in report.checks)
     coverage = {
         "parameters": c.parameters,
         "gradients": c.gradients,
-        "steps": report.steps,
+        "proved": sum(len(getattr(check.details, "proved", ())) for check in report.checks),
+        "steps": report.steps if steps else 0,
         "tokens": sum(i.rows * i.length for i in report.inputs),
         "longest": max((i.length for i in report.inputs), default=0),
         "only": list(report.only),
@@ -216,6 +218,8 @@ def of(report: "Report") -> Card:
         "unmoved": list(c.unmoved),
         "faults": [note for note in report.notes if "on purpose" in note or "A/A" in note],
     }
+    if not report.compared:  # a proof needs no arrays
+        coverage |= {"steps": 0, "tokens": 0, "longest": 0}
     made = report.made.replace("+00:00", "Z")
     return Card(report.verdict.value, subject, levels, coverage, report.command, made).sealed()
 

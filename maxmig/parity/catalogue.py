@@ -91,6 +91,17 @@ ENTRIES = (
         "Measured on an 8-layer decoder.",
     ),
     Entry(
+        "momentum",
+        "Running statistics (batch_stats: mean, var) differ after a training step; outputs of that "
+        "step and gradients agree.",
+        "Another momentum of a BatchNorm. In Linen and NNX it is the weight of the old statistics, "
+        "0.99 by default; PyTorch's is the weight of the new ones, 0.1 by default, and other "
+        "frameworks have 0.9. Evaluation shows it only after many steps.",
+        "Set momentum explicitly on both sides. L0 and L1 name both numbers, and the line of your "
+        "module that calls the layer.",
+        "flax.linen.BatchNorm, flax.nnx.BatchNorm; reproduced with flax 0.12.8.",
+    ),
+    Entry(
         "attention-scale",
         "L0 does not prove attention: one side divides by sqrt(depth), the other multiplies.",
         "Stock Flax layers do so: Linen scales the query by division, NNX hands it to "
@@ -176,6 +187,17 @@ ENTRIES = (
         "before rotation. Or a near-tie, which the rule forgives.",
         "Compare the programs prefill and decode at L0, and the first token that differs.",
         "Report of issue threads; subsystem notes of MaxText.",
+    ),
+    Entry(
+        "stream-names",
+        "A pair passes, and its report notes random streams of other names, or of another number.",
+        "What Linen draws with make_rng('noise'), NNX draws from another stream, or one side draws "
+        "more often. Masks are as random as before, but whoever gives apply(rngs={'noise': key}), "
+        "splits streams by name (nnx.split_rngs) or restores one finds the other masks.",
+        "Name the NNX stream as Linen's: rngs.noise(), nnx.Dropout(..., rng_collection='noise'). "
+        "One stream for all names, nnx.Rngs(0), counts as the same. maxmig gives both sides equal "
+        "keys in the order of the calls, so masks are compared in any case.",
+        "flax.nnx.Rngs and flax.linen.Module.make_rng; both fold other things into their keys.",
     ),
     Entry(
         "nondeterministic",

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from maxmig.config import Config, Stage
+from maxmig.parity.measure import by_path
 from maxmig.parity.observe import STEP
 from maxmig.parity.policy import Policy
-from maxmig.parity.results import START, Check, Coverage, Measurement, by_path
+from maxmig.parity.results import START, Check, Coverage, Measurement
 
 Found = Mapping[str, Sequence[Measurement]]
 Arrays = Mapping[tuple[str, str, str], np.ndarray]

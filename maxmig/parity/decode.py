@@ -1,7 +1,8 @@
 """Greedy decoding on both sides; a token may differ only where the control itself was undecided."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -69,13 +70,25 @@ def check(
     tokens = [
         _generate(runtime, state, prompts, new) for runtime, state in zip(pair, states, strict=True)
     ]
-    found = tuple(
-        _hold(pair[0], states[0], prompt, tokens[0][row], tokens[1][row], noise)
+    found = [
+        hold(
+            len(prompt),
+            tokens[0][row],
+            tokens[1][row],
+            functools.partial(_scores, pair[0], states[0], prompt, tokens[0][row]),
+            noise,
+        )
         for row, prompt in enumerate(prompts)
-    )
+    ]
+    return judge(found, new, noise, title)
+
+
+def judge(found: Sequence[Continuation], new: int, noise: float, title: str) -> Check:
+    """The check of some prompts, each continued by `new` tokens; noise of the logits in nats."""
     bad = [c for c in found if not c.good]
     ties = sum(c.tie for c in found)
-    told = f"{len(found)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens"
+    lengths = [c.prompt for c in found]
+    told = f"{len(found)} prompts of {min(lengths)} to {max(lengths)} tokens"
     if bad:
         worst = min(bad, key=lambda c: c.agree)
         told += (
@@ -91,7 +104,7 @@ def check(
         level="behaviour",
         concluded=Verdict.FAIL if bad else Verdict.PASS,
         told=told,
-        details=found,
+        details=tuple(found),
     )
 
 
@@ -118,24 +131,37 @@ def _generate(
     return np.asarray(infer.Generator(cfg, runtime.backend).generate(params, prompts, new))
 
 
-def _hold(
-    runtime: Runtime,
-    state: Mapping[str, Any],
-    prompt: list[int],
+def hold(
+    prompt: int,
     control: np.ndarray,
     candidate: np.ndarray,
+    scores: Callable[[int], np.ndarray],
     noise: float,
 ) -> Continuation:
+    """One prompt's continuation by both sides.
+
+    Args:
+        prompt: its length.
+        control, candidate: the tokens of both sides.
+        scores: from a place to the control's log-probabilities [V] there.
+        noise: of the control's logits, nats.
+    """
     differs = np.flatnonzero(control != candidate)
     if not differs.size:
-        return Continuation(len(prompt), len(control), len(control))
+        return Continuation(prompt, len(control), len(control))
     at = int(differs[0])
+    found = scores(at)
+    ours, theirs = int(control[at]), int(candidate[at])
+    gap = float(found[ours] - found[theirs])
+    likeliest = set(np.argsort(-found)[:_TOP].tolist())
+    tie = abs(gap) <= _NOISES * noise and {ours, theirs} <= likeliest
+    return Continuation(prompt, len(control), at, gap, tie)
+
+
+def _scores(
+    runtime: Runtime, state: Mapping[str, Any], prompt: list[int], control: np.ndarray, at: int
+) -> np.ndarray:
     params = {p: state[f"params/{p}"] for p in runtime.param_paths}
     tokens = jnp.asarray([[*prompt, *control[:at].tolist()]], jnp.int32)
     out = runtime.backend.apply(params, tokens, Context.of(tokens))
-    scores = distributions.log_softmax(np.asarray(out.logits)[0, -1])
-    ours, theirs = int(control[at]), int(candidate[at])
-    gap = float(scores[ours] - scores[theirs])
-    likeliest = set(np.argsort(-scores)[:_TOP].tolist())
-    tie = abs(gap) <= _NOISES * noise and {ours, theirs} <= likeliest
-    return Continuation(len(prompt), len(control), at, gap, tie)
+    return distributions.log_softmax(np.asarray(out.logits)[0, -1])

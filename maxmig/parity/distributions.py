@@ -85,7 +85,7 @@ def compare(
         if not where.any():
             continue
         a, b = log_softmax(control[row][where]), log_softmax(candidate[row][where])
-        kl.append(np.maximum(0.0, np.sum(np.exp(a) * (a - b), axis=-1)))
+        kl.append(divergence(a, b))
         chosen = targets[row][where][:, None]
         p, q = (np.exp(np.take_along_axis(x, chosen, axis=-1))[:, 0] for x in (a, b))
         shift.append(np.abs(p - q))
@@ -117,7 +117,14 @@ def mean_kl(truth: np.ndarray, other: np.ndarray, counted: np.ndarray) -> float:
     """Mean KL(truth || other) over the counted tokens of [B, L, V]."""
     where = counted != 0
     a, b = log_softmax(truth[where]), log_softmax(other[where])
-    return float(np.maximum(0.0, np.sum(np.exp(a) * (a - b), axis=-1)).mean())
+    return float(divergence(a, b).mean())
+
+
+def divergence(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """KL(a || b), nats, of log-probabilities [..., V]; what `a` excludes (-inf) does not count."""
+    with np.errstate(invalid="ignore"):
+        parts = np.where(np.isneginf(a), 0.0, np.exp(a) * (a - b))
+    return np.asarray(np.maximum(0.0, parts.sum(axis=-1)))
 
 
 def _share(k: int, same: np.ndarray) -> tuple[int, float, float]:

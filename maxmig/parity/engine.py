@@ -13,9 +13,11 @@ from maxmig.parity import attest, behaviour, native, proofs
 from maxmig.parity import inputs as batches
 from maxmig.parity import levels as levels_
 from maxmig.parity.faults import Fault
+from maxmig.parity.pairs import unreached
 from maxmig.parity.repeats import Noise
 from maxmig.parity.report import Report
 from maxmig.parity.request import Pair, Request
+from maxmig.parity.results import Check
 
 
 def run(
@@ -85,18 +87,21 @@ def run(
         note,
     )
     request.check()
+    report = _run(request, allow_same, config_name, command)
+    return dataclasses.replace(report, seconds=time.monotonic() - began)
+
+
+def _run(request: Request, allow_same: bool, config_name: str, command: str) -> Report:
     pair = request.runtimes()
     report = attest.describe(request, pair, config_name)
     report = dataclasses.replace(
         report,
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        notes=attest.notes(pair, allow_same, fault),
+        notes=attest.notes(pair, allow_same, request.fault),
         doubts=attest.doubts(report.control, report.candidate, allow_same),
     )
-    if not report.doubts:
-        report = _compare(report, request, pair)
-    return dataclasses.replace(report, seconds=time.monotonic() - began)
+    return report if report.doubts else _compare(report, request, pair)
 
 
 def _compare(report: Report, request: Request, pair: Pair) -> Report:
@@ -112,9 +117,11 @@ def _compare(report: Report, request: Request, pair: Pair) -> Report:
     report = dataclasses.replace(
         report, inputs=given.described, origin=start.origin, checkpoint_hash=start.hash
     )
-    checks = []
+    checks: list[Check] = []
     if {"L0", "L1"} & set(request.levels):
         checks += proofs.run(request, pair, start, given)
+        if proofs.rewritten(checks):
+            report = attest.with_rewritten(report, request)
     if "L2" in request.levels:
         found = native.compare(request, pair, start, given, report.policy)
         settings, *rest = found.checks
@@ -131,4 +138,5 @@ def _compare(report: Report, request: Request, pair: Pair) -> Report:
         coverage = report.coverage
         coverage = dataclasses.replace(coverage, skipped=(*coverage.skipped, *skipped))
         report = dataclasses.replace(report, coverage=coverage)
-    return dataclasses.replace(report, checks=tuple(checks))
+    doubts = (*report.doubts, *unreached.doubts(checks, ()))
+    return dataclasses.replace(report, checks=tuple(checks), doubts=doubts)

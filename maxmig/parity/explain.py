@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from maxmig.parity.report import Report
     from maxmig.parity.static.results import Divergence
 
+_STATISTICS = ("mean", "var")  # what a BatchNorm keeps
+
 
 def codes(report: "Report") -> tuple[str, ...]:
     """Codes that fit a report, the likeliest first; none if it passed."""
@@ -18,6 +20,8 @@ def codes(report: "Report") -> tuple[str, ...]:
     for check in report.checks:
         if check.verdict is Verdict.FAIL:
             found += _of_check(check)
+    if ": cast: " in report.uncovered and report.verdict is Verdict.INCONCLUSIVE:
+        found.insert(0, "cast")
     if "noise hides" in report.uncovered and report.verdict is Verdict.INCONCLUSIVE:
         found.append("noise-hides")
     return tuple(dict.fromkeys(found))
@@ -40,7 +44,9 @@ def _of_divergence(divergence: "Divergence | None") -> Iterator[str]:
         yield "cast"
         if "norm" in told:
             yield "norm-promotion"
-    if "norm" in told and ("constant" in told or {"add", "rsqrt"} & primitives):
+    if "norm" in told and "constant" in told and primitives == {"mul"}:
+        yield "momentum"  # an epsilon is added
+    elif "norm" in told and ("constant" in told or {"add", "rsqrt"} & primitives):
         yield "norm-epsilon"
     if {"cos", "sin"} & primitives or "rope" in told or "rotary" in told:
         yield "rope"
@@ -78,7 +84,9 @@ def _of_measurement(check: Check, m: Measurement) -> Iterator[str]:
             yield "lost-loss"
     if "does not have it" in m.problem:
         yield "missing-weights"
-    if check.name == "state":
+    if check.name == "state" and m.path.rpartition("/")[2] in _STATISTICS and not m.problem:
+        yield "momentum"
+    elif check.name == "state":
         yield "frozen-masks" if m.item == "dropout" else "train-mode"
     if check.name == "gradients" and not m.problem and m.path.endswith("scale"):
         yield "norm-promotion"

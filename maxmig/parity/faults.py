@@ -3,6 +3,7 @@
 For tests and for showing what a failure looks like; a report always says that there was one.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from maxmig.backend import Backend
 
 State = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 Params = Callable[[dict[str, Any]], dict[str, Any]]
+Patch = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +24,25 @@ class Fault:
 
     Attributes:
         name: what it is, for the report.
-        settings: configuration keys that only the candidate has.
+        settings: configuration keys that only this side has.
         state: changes the state that the candidate starts from.
         params: changes the parameters that its forward pass reads; they are trained nevertheless.
+        patch: replaces functions while its forward pass is traced.
+        side: `control` for a fault (but of the state) in the side that is trusted.
     """
 
     name: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     state: State | None = None
     params: Params | None = None
+    patch: Patch | None = None
+    side: str = "candidate"
+
+    def broken(self, backend: Backend) -> "Backend | Broken":
+        """The backend with what is wrong in its forward pass."""
+        if self.params is None and self.patch is None:
+            return backend
+        return Broken(backend, self.params, self.patch)
 
 
 def setting(**settings: Any) -> Fault:
@@ -92,15 +104,20 @@ def dropped_gradient(path: str) -> Fault:
 
 
 class Broken:
-    """A backend whose forward pass reads changed parameters; all else is the backend's."""
+    """A backend whose forward pass is wrong; all else is the backend's.
 
-    def __init__(self, backend: Backend, params: Params):
+    It reads changed parameters, or some functions are others while it is traced.
+    """
+
+    def __init__(self, backend: Backend, params: Params | None = None, patch: Patch | None = None):
         self._backend = backend
-        self._params = params
+        self._params, self._patch = params, patch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     def apply(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The wrapped backend's output for the changed parameters."""
-        return self._backend.apply(self._params(dict(params)), *args, **kwargs)
+        """The wrapped backend's output, with what is wrong."""
+        given = dict(params) if self._params is None else self._params(dict(params))
+        with self._patch() if self._patch else contextlib.nullcontext():
+            return self._backend.apply(given, *args, **kwargs)

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from maxmig.parity import plots
 from maxmig.parity.distributions import Distribution
-from maxmig.parity.results import Check, Measurement, by_path
+from maxmig.parity.measure import by_path
+from maxmig.parity.results import Check, Measurement
 
 _WIDTH = plots.WIDTH
 _TICKS = (0.01, 0.1, 0.5, 1, 2, 3, 5, 10, 100, 1e3, 1e4, 1e5, 1e6)

@@ -66,7 +66,7 @@ def render(report: "Report") -> str:
     """The page as text."""
     import jinja2
 
-    from maxmig.parity import catalogue, figures, levels, plots, snippets
+    from maxmig.parity import catalogue, figures, levels, plots, snippets, wording
     from maxmig.parity import report as reports
     from maxmig.parity.glossary import GLOSSARY
 
@@ -82,6 +82,7 @@ def render(report: "Report") -> str:
     environment.globals |= {
         "symbols": SYMBOLS,
         "needs": reports.needs,
+        "bare": wording.bare,
         "describe": reports.describe,
         "sizes": reports.sizes,
         "values": _values,

@@ -33,6 +33,8 @@ _PROGRAMS = {
     "steps": ("train_step",),
     "update": ("train_step",),
 }
+# Names that a report prints, and the check that makes what they name.
+_MADE_BY = {"forward": "logits", "train_step": "steps", **dict.fromkeys(OF_STEPS, "steps")}
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -58,10 +60,12 @@ def parse(text: str) -> tuple[str, ...]:
 def parse_only(text: str) -> tuple[str, ...]:
     """`logits,gradients` as names of checks, in order.
 
+    The name of a program, or of what steps make, stands for its check: `train_step` for `steps`.
+
     Raises:
         ConfigError: there is no such check.
     """
-    words = [word.strip() for word in text.split(",")]
+    words = [_MADE_BY.get(word.strip(), word.strip()) for word in text.split(",")]
     unknown = [word for word in words if word not in CHECKS]
     if unknown:
         raise errors.ConfigError(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from maxmig import trees
 from maxmig.parity.results import SIDES, Extreme, Measurement, Ratio
 
 
@@ -46,6 +47,7 @@ def triangulate(
     *,
     factor: float,
     floor: float,
+    spared: int = 0,
 ) -> Measurement:
     """The measurement with the errors of both sides against the truth.
 
@@ -56,11 +58,15 @@ def triangulate(
         truth: the same in float64.
         factor: how many times the control's error the candidate may have.
         floor: the least error that the control is granted.
+        spared: how many numbers, those that are furthest off, do not count on either side.
     """
     size = float(np.linalg.norm(truth))
 
     def error(array: np.ndarray) -> float:
-        gap = float(np.linalg.norm(array.astype(np.float64) - truth))
+        gaps = np.abs(array.astype(np.float64) - truth).ravel()
+        if spared:
+            gaps = np.partition(gaps, gaps.size - spared)[:-spared]
+        gap = float(np.linalg.norm(gaps))
         return gap / size if size else gap
 
     a = error(control)
@@ -68,6 +74,14 @@ def triangulate(
     return Measurement(
         **{**found.__dict__, "truth": Ratio(a, b, factor, floor, found.noise)},
     )
+
+
+def by_path(measurements: tuple[Measurement, ...]) -> dict[str, tuple[Measurement, ...]]:
+    """The measurements of each leaf, in natural order."""
+    found: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        found.setdefault(m.path, []).append(m)
+    return {path: tuple(found[path]) for path in trees.sort(found)}
 
 
 def _unequal(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,19 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from maxmig.parity import checks, measure, performance
+from maxmig.parity import checks, levels, measure, performance
 from maxmig.parity.inputs import PACKED, Inputs
 from maxmig.parity.observe import Observation, observe
-from maxmig.parity.policy import RATIO, Policy
+from maxmig.parity.policy import FREE, RATIO, Policy
 from maxmig.parity.repeats import Noise
 from maxmig.parity.request import Pair, Request
 from maxmig.parity.results import Check, Coverage, Measurement
 from maxmig.parity.start import Start
 from maxmig.parity.truth import Truth
+
+_QUIET = 5.0  # seconds between two words on the way
 
 Key = tuple[str, str, str]
 Found = dict[str, list[Measurement]]
@@ -46,7 +49,7 @@ def compare(request: Request, pair: Pair, start: Start, given: Inputs, policy: P
     told_before = bool(again.found)
     request.note(f"control   {control.cfg.flags.stage.value}: {_plan(wanted, steps)}")
     seen = observe(control, start.state, given, wanted, noise=again, meter=meters[0])
-    recorded = {o.key: o.array for o in seen}
+    recorded = {o.key: o.array for o in _telling(seen, request, "control")}
     unmoved = checks.unmoved(recorded, steps)
     request.note(f"candidate {candidate.cfg.flags.stage.value}: held against the control")
     fault = request.fault
@@ -54,12 +57,12 @@ def compare(request: Request, pair: Pair, start: Start, given: Inputs, policy: P
     truth = Truth(control.cfg, request.control, start.state, given)
     found = hold(
         recorded,
-        observe(candidate, state, given, wanted, meter=meters[1]),
+        _telling(observe(candidate, state, given, wanted, meter=meters[1]), request, "candidate"),
         policy=policy,
         truth=truth,
         noise=again,
     )
-    for name in ("metrics", "params", "moments"):
+    for name in FREE:
         found[name] = _pooled(found[name]) if name in found else []
     found = {name: ms for name, ms in found.items() if ms}
     found["configuration"] = checks.settings(control.cfg, candidate.cfg)
@@ -80,6 +83,16 @@ def compare(request: Request, pair: Pair, start: Start, given: Inputs, policy: P
         tuple(doubts),
         costs if steps or gate is not None else None,
     )
+
+
+def _telling(seen: Iterable[Observation], request: Request, side: str) -> Iterator[Observation]:
+    """The same, with a word now and then on how far it is."""
+    last = time.monotonic()
+    for o in seen:
+        if time.monotonic() - last >= _QUIET:
+            request.note(f"L2: {side}, {o.check} ({o.item})")
+            last = time.monotonic()
+        yield o
 
 
 def hold(
@@ -121,8 +134,15 @@ def _measure(
     true = truth(o.key)
     if true is None or true.shape != control.shape:
         return m
-    factor, floor = policy.factor(o.check, m.elements), policy.floor(m.dtype, m.elements)
-    return measure.triangulate(m, control, o.array, true, factor=factor, floor=floor)
+    return measure.triangulate(
+        m,
+        control,
+        o.array,
+        true,
+        factor=policy.factor(o.check, m.elements, free=o.check in FREE),
+        floor=policy.floor(m.dtype, m.elements),
+        spared=policy.spared(o.check, m.elements),
+    )
 
 
 def _pooled(measurements: Sequence[Measurement]) -> list[Measurement]:
@@ -165,8 +185,5 @@ def _remarked(check: Check, truth: Truth) -> Check:
 
 
 def _plan(wanted: Collection[str], steps: int) -> str:
-    names = [name for name in checks.TITLES if name in wanted and name not in _OF_STEPS]
+    names = [name for name in checks.TITLES if name in wanted and name not in levels.OF_STEPS]
     return ", ".join(names) + (f", {steps} steps" if "params" in wanted else "")
-
-
-_OF_STEPS = ("metrics", "params", "moments", "counters")

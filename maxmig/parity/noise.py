@@ -158,7 +158,7 @@ def _others(
     note(KINDS["split"])
     yield "split", _by_row(runtime, start.state, given)
     note(KINDS["jitter"])
-    yield "jitter", _seen(runtime, _jittered(start.state), given)
+    yield "jitter", _seen(runtime, jittered(start.state), given)
     note(KINDS["rejit"])
     jax.clear_caches()
     yield "rejit", _seen(again, start.state, given)
@@ -188,11 +188,12 @@ def _by_row(runtime: Runtime, state: Flat, given: Inputs) -> dict[Key, np.ndarra
     return found
 
 
-def _jittered(state: Flat) -> dict[str, np.ndarray]:
+def jittered(state: Flat) -> dict[str, np.ndarray]:
+    """Every parameter moved up or down by one unit in its last place."""
     rng = np.random.default_rng(0)
     found = {}
     for path, leaf in state.items():
-        if path.startswith("params/") and leaf.dtype.kind not in "iub":
+        if path.startswith(("params/", "nnx/params/")) and leaf.dtype.kind not in "iub":
             up = rng.integers(0, 2, leaf.shape).astype(bool)
             ends = [np.full_like(leaf, end) for end in (np.inf, -np.inf)]
             found[path] = np.where(up, np.nextafter(leaf, ends[0]), np.nextafter(leaf, ends[1]))

@@ -3,7 +3,7 @@
 import dataclasses
 
 from maxmig.parity.results import LEVELS, Check, Verdict
-from maxmig.parity.wording import describe, needs
+from maxmig.parity.wording import describe, needs, titled
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
@@ -32,7 +32,7 @@ class Part:
         bad = [c for c in self.checks if c.verdict is self.verdict and c.gates]
         if self.verdict is not Verdict.PASS:
             more = f"; also {', '.join(c.name for c in bad[1:])}" if len(bad) > 1 else ""
-            return f"{bad[0].name}: {describe(bad[0])}{more}"
+            return titled(bad[0], describe(bad[0])) + more
         held = [check for check in self.checks if check.concluded is None]
         if not held:
             return _meaning(self.checks)

@@ -28,12 +28,14 @@ class Cost:
         compile_seconds: tracing and compiling.
         peak_bytes: arguments, outputs and temporary buffers, by the compiler's own account.
         instructions: of the compiled program.
+        steps: seconds of each step after the first.
     """
 
     step_seconds: float | None = None
     compile_seconds: float | None = None
     peak_bytes: float | None = None
     instructions: float | None = None
+    steps: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,16 @@ class Costs:
             if a and b:
                 found.append((title, unit, a / divisor, b / divisor, b / a))
         return tuple(found)
+
+    @property
+    def spread(self) -> str:
+        """How far single steps are apart: a ratio of medians of a few says little by itself."""
+        ours, theirs = self.control.steps, self.candidate.steps
+        count = min(len(ours), len(theirs))
+        if count < 2:
+            return "of one step"
+        low, high = min(theirs) / max(ours), max(theirs) / min(ours)
+        return f"{low:.2f}x to {high:.2f}x in {count} steps"
 
 
 class Meter:
@@ -95,6 +107,7 @@ class Meter:
             self._compile_seconds,
             peak,
             text.count(" = ") or None,
+            tuple(later),
         )
 
 
@@ -104,7 +117,10 @@ def check(control: Cost, candidate: Cost, gate: float | None) -> Check:
     Compile time and program size are never gated: they are paid once.
     """
     costs = Costs(control, candidate)
-    told = ", ".join(f"{title} {ratio:.2f}x" for title, _, _, _, ratio in costs.rows)
+    told = ", ".join(
+        f"{title} {ratio:.2f}x{f' ({costs.spread})' if title == 'step time' else ''}"
+        for title, _, _, _, ratio in costs.rows
+    )
     worst = [row for row in costs.rows if row[0] in ("step time", "peak memory")]
     verdict = Verdict.PASS
     if gate is not None:

@@ -13,7 +13,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from maxmig.parity.results import Check, Curve, by_path
+from maxmig.parity.measure import by_path
+from maxmig.parity.results import Check, Curve
 
 # Stand-ins that no other colour uses; the page gives them their light, dark and printed values.
 COLOURS = {

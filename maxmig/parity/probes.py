@@ -15,6 +15,7 @@ import numpy as np
 
 from maxmig.core import partition, probe
 from maxmig.core.context import Context
+from maxmig.parity.programs import Program
 from maxmig.train import step as steps
 from maxmig.train.runtime import Runtime
 
@@ -121,6 +122,36 @@ def amid(runtime: Runtime, state: Mapping[str, np.ndarray], *, moments: bool) ->
             found[path] = (1e-3 * noise).astype(leaf.dtype)
         else:
             found[path] = leaf
+    return found
+
+
+def tokens(program: Program, batch: Mapping[str, np.ndarray], seed: int) -> Flat:
+    """The batch, and the cache, that a program is given.
+
+    Args:
+        program: one of a rung's; a decoding step goes on behind a full cache of earlier tokens.
+        batch: [B, L] each, with at least as many rows and tokens as the program takes.
+        seed: of what the cache holds.
+    """
+    found: Flat = {}
+    takes = dict(zip(program.inputs, program.jaxpr.in_avals, strict=True))
+    shape = takes["batch/inputs"].shape
+    decoding = program.name == "decode"
+    for name, aval in takes.items():
+        kind, _, key = name.partition("/")
+        if kind == "batch":
+            found[name] = batch[key][: shape[0], : shape[1]]
+        elif kind == "cache":
+            found[name] = np.zeros(aval.shape, aval.dtype)
+            if decoding and jnp.issubdtype(aval.dtype, jnp.floating):
+                found[name] = _noise(seed, name, aval.shape).astype(aval.dtype)
+    if decoding:
+        segments = found["cache/segment_ids"]
+        last = segments.shape[1] - 1
+        segments[:, :last] = 1
+        found["cache/length"] = np.asarray(last, np.int32)
+        found["batch/inputs_position"] = np.full(shape, last, np.int32)
+        found["batch/inputs_segmentation"] = np.ones(shape, np.int32)
     return found
 
 

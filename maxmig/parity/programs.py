@@ -18,6 +18,7 @@ Abstract = dict[str, jax.ShapeDtypeStruct]
 Flat = dict[str, Any]
 
 NAMES = ("forward", "loss", "gradients", "train_step", "eval", "prefill", "decode")
+FORWARD = ("eval", "prefill", "decode")  # what a train step has no part of
 
 
 @dataclasses.dataclass(frozen=True)

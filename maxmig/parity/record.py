@@ -98,7 +98,7 @@ def run(
     rung = Stage(stage)
     request = Request(cfg, rung, rung, checkpoint, steps, tokens=tokens, devices=devices, note=note)
     request.check()
-    store = _Writer(Path(folder), max_bytes)
+    store = Writer(Path(folder), max_bytes)
     runtime = request.runtimes()[0]
     start = request.start(runtime)
     given = batches.make(runtime.cfg, num_devices=runtime.devices, steps=steps, tokens=tokens)
@@ -111,23 +111,14 @@ def run(
     (store.folder / CONFIG).write_text(runtime.cfg.dump(), encoding="utf-8")
     side = attest.prove(runtime)
     manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "maxmig.parity.recording",
         "command": command,
-        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config_digest": card.config_digest(cfg),
         "side": dataclasses.asdict(side),
         "origin": dataclasses.asdict(start.origin),
         "inputs": [dataclasses.asdict(i) for i in given.described],
         "steps": steps,
-        "versions": attest.environment(),
-        "bytes": store.size,
-        "arrays": [dataclasses.asdict(entry) for entry in store.entries],
     }
-    manifest["seal"] = _seal(manifest)
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    (store.folder / MANIFEST).write_text(text, encoding="utf-8")
-    return manifest
+    return store.finish(manifest)
 
 
 class Recording:
@@ -182,6 +173,11 @@ class Recording:
         array = np.frombuffer(raw, np.dtype(_dtype(entry.dtype)))
         return array.reshape(entry.shape) if entry.whole else array
 
+    @property
+    def of_pair(self) -> bool:
+        """Whether it is of a user's pair, and not of a rung."""
+        return "pair" in self.manifest
+
     def config(self) -> Config:
         """The configuration, on the rung that was recorded."""
         from maxmig import config
@@ -224,8 +220,15 @@ def _given(
     yield from (((STATE, STATE, path), leaf) for path, leaf in state.items())
 
 
-class _Writer:
+class Writer:
+    """Writes a recording, array by array."""
+
     def __init__(self, folder: Path, max_bytes: int):
+        """Makes the folder.
+
+        Raises:
+            DataError: there is a recording in it, or it cannot be written.
+        """
         self.folder, self._max = folder, max_bytes
         self.entries: list[Entry] = []
         self.size = 0
@@ -241,6 +244,11 @@ class _Writer:
             raise errors.DataError(f"{folder}: expected to record there: {error}") from error
 
     def add(self, key: tuple[str, str, str], array: np.ndarray, *, required: bool = False) -> None:
+        """Keeps an array, or its hash and a sample.
+
+        Raises:
+            DataError: it is `required` and does not fit, or cannot be written.
+        """
         raw = np.ascontiguousarray(array).tobytes()
         digest = hashlib.sha256(raw).hexdigest()
         fits = digest in self._written or self.size + len(raw) <= self._max
@@ -255,6 +263,29 @@ class _Writer:
         norm = float(np.linalg.norm(array.astype(np.float64))) if array.dtype.kind != "b" else 0.0
         norm = norm if np.isfinite(norm) else -1.0
         self.entries.append(Entry(*key, str(array.dtype), array.shape, digest, norm, fits, sample))
+
+    def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the manifest, with all arrays, versions and the seal; returns it.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        whole = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "maxmig.parity.recording",
+            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": attest.environment(),
+            "bytes": self.size,
+            **manifest,
+            "arrays": [dataclasses.asdict(entry) for entry in self.entries],
+        }
+        whole["seal"] = _seal(whole)
+        text = json.dumps(whole, indent=1, allow_nan=False)
+        try:
+            (self.folder / MANIFEST).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise errors.DataError(f"{self.folder}: recording failed: {error}") from error
+        return whole
 
     def _write(self, raw: bytes, digest: str = "") -> str:
         digest = digest or hashlib.sha256(raw).hexdigest()

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from maxmig.parity import casts
 from maxmig.parity.parts import Part
 from maxmig.parity.policy import Policy
 from maxmig.parity.results import (
@@ -19,7 +20,7 @@ from maxmig.parity.results import (
     Subject,
     Verdict,
 )
-from maxmig.parity.wording import describe, needs, number, sizes
+from maxmig.parity.wording import describe, needs, number, sizes, titled
 
 if TYPE_CHECKING:
     from maxmig.parity.card import Card
@@ -31,6 +32,8 @@ SCHEMA_VERSION = 2
 
 # Levels that tell what a program means. Where one cannot tell, that is no doubt by itself.
 _MEANING = ("static", "semantic")
+# Programs that training does not run, and the check of behaviour that runs them.
+_APART = {"eval": "", "prefill": "decode", "decode": "decode"}
 _EVIDENCE = ("static", "semantic", "behaviour")
 
 
@@ -113,9 +116,15 @@ class Report:
         if not self.compared and not any(
             part.verdict is Verdict.PASS for part in levels if part.level in _EVIDENCE
         ):
-            return "nothing was compared"
+            told = [f"{p.level}: {p.told}" for p in levels if p.level in _EVIDENCE and p.told]
+            return "; ".join(told) or "nothing was compared"
         # A failure decides as well; only where neither level could say anything is there a doubt.
         told_by = {p.verdict for p in levels if p.level in _MEANING}
+        for check in self.checks:
+            if check.level == "semantic" and check.verdict is Verdict.INCONCLUSIVE and check.doubt:
+                return titled(check, check.doubt)
+        if open_ := self.unseen or casts.uneven(self.checks):
+            return open_
         covered = bool(told_by - {Verdict.INCONCLUSIVE})
         if covered or "native" not in {p.level for p in levels}:
             told = [f"{p.level}: {p.told}" for p in levels if p.level in _MEANING]
@@ -127,6 +136,27 @@ class Report:
             f"{self.policy.coarsest} noise hides changes below {effect:.1e}; run --level L0,L1 as "
             "well, or dtype=float32"
         )
+
+    @property
+    def unseen(self) -> str:
+        """A program that differs, and that nothing else says anything of; empty if there is none.
+
+        Real arrays stand for the programs that training runs; not for other ones, and not for
+        branches that no input reaches.
+        """
+        told = {(check.level, check.name): check for check in self.checks}
+        for check in self.checks:
+            if check.level != "static" or not getattr(check.details, "different", ()):
+                continue
+            shadow = told.get(("semantic", check.name))
+            if shadow is not None and shadow.verdict is not Verdict.INCONCLUSIVE:
+                continue
+            if untaken := getattr(getattr(shadow, "details", None), "untaken", ()):
+                return f"{check.name} is not proved equal, and {untaken[0]}"
+            if check.name not in _APART or told.get(("behaviour", _APART[check.name])):
+                continue
+            return f"{check.name} is not proved equal, and nothing else covers it: --level all"
+        return ""
 
     @property
     def detectable(self) -> float:
@@ -198,9 +228,10 @@ class Report:
             when = "" if m.item == START else f" ({m.item})"
             return f"{a} and {b} differ, first in {check.name}{when}, at {where}"
         if self.failed is not None:
-            return f"{a} and {b} differ: {self.failed.name}: {self.failed.told}"
+            return f"{a} and {b} differ: {titled(self.failed, self.failed.told)}"
         if not self.compared:
-            proved = next(part for part in self.by_level if part.verdict is Verdict.PASS)
+            passed = [p for p in self.by_level if p.verdict is Verdict.PASS]
+            proved = next((p for p in passed if p.level in _EVIDENCE), passed[0])
             return f"{a} and {b} compute the same: {proved.told}"
         if self.exact:
             return f"{a} and {b} are exactly equal, bit for bit: {amount}"
@@ -212,9 +243,9 @@ class Report:
         found = list(self.doubts)
         for check in self.gating:
             if check.verdict is Verdict.FAIL:
-                found.append(f"{check.name}: {describe(check)}")
+                found.append(titled(check, describe(check)))
             elif check.verdict is Verdict.INCONCLUSIVE and check.level not in _MEANING:
-                found.append(f"{check.name}: {check.reason}")
+                found.append(titled(check, check.reason))
         if self.uncovered and self.verdict is not Verdict.FAIL:
             found.append(self.uncovered)
         return tuple(found)

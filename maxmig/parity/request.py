@@ -11,8 +11,9 @@ from maxmig import errors
 from maxmig.config import Config, Stage
 from maxmig.parity import levels
 from maxmig.parity import start as starts
-from maxmig.parity.faults import Broken, Fault
+from maxmig.parity.faults import Fault
 from maxmig.parity.repeats import Noise
+from maxmig.parity.results import SIDES
 from maxmig.train.runtime import Runtime
 
 Pair = tuple[Runtime, Runtime]
@@ -66,13 +67,18 @@ class Request:
 
     def runtimes(self) -> Pair:
         """The programs of both sides; they hold no arrays yet."""
-        settings = dict(self.fault.settings) if self.fault else {}
-        control = Runtime(self.cfg.replace(**self.control.flags.as_dict()), self.devices)
-        flags = self.candidate.flags.as_dict()
-        candidate = Runtime(self.cfg.replace(**settings, **flags), self.devices)
-        if self.fault and self.fault.params:
-            candidate.backend = Broken(candidate.backend, self.fault.params)
+        control, candidate = (
+            self._runtime(stage, self.fault if self.fault and self.fault.side == side else None)
+            for side, stage in zip(SIDES, (self.control, self.candidate), strict=True)
+        )
         return control, candidate
+
+    def _runtime(self, stage: Stage, fault: Fault | None) -> Runtime:
+        settings = dict(fault.settings) if fault else {}
+        runtime = Runtime(self.cfg.replace(**settings, **stage.flags.as_dict()), self.devices)
+        if fault:
+            runtime.backend = fault.broken(runtime.backend)
+        return runtime
 
     def start(self, control: Runtime) -> starts.Start:
         """The state of both sides."""

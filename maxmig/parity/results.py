@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from maxmig import errors, trees
+from maxmig import errors
 
 SIDES = ("control", "candidate")
 START = "start"  # the item of what is compared before any batch
@@ -393,11 +393,3 @@ class Curve:
 def _largest(extremes: object) -> Extreme | None:
     found = [e for e in extremes if isinstance(e, Extreme)]  # type: ignore[attr-defined]
     return max(found, key=lambda e: e.value, default=None)
-
-
-def by_path(measurements: tuple[Measurement, ...]) -> dict[str, tuple[Measurement, ...]]:
-    """The measurements of each leaf, in natural order."""
-    found: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        found.setdefault(m.path, []).append(m)
-    return {path: tuple(found[path]) for path in trees.sort(found)}

@@ -1,6 +1,7 @@
 """The lines of source around a place such as `maxmig/core/norms.py:41`."""
 
 import dataclasses
+import sysconfig
 from pathlib import Path
 
 import maxmig
@@ -20,13 +21,14 @@ class Line:
 def around(place: str) -> tuple[Line, ...]:
     """The lines around `file:line`; none if the file is not here to be read.
 
-    Relative files are looked for below the current folder and below maxmig's own.
+    Relative files are looked for below the current folder, maxmig's own, and installed packages.
     """
     name, colon, line = place.rpartition(":")
     if not colon or not line.isdecimal():
         return ()
     number = int(line)
-    for folder in (Path(), Path(maxmig.__file__).parents[1]):
+    installed = Path(sysconfig.get_paths()["purelib"])
+    for folder in (Path(), Path(maxmig.__file__).parents[1], installed):
         try:
             lines = (folder / name).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeError, ValueError):

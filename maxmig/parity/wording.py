@@ -4,6 +4,18 @@ import math
 
 from maxmig.parity.results import START, Check, Extreme
 
+_TELLING = 100  # a ratio above tells that this is no rounding, and no more
+
+
+def titled(check: Check, text: str) -> str:
+    """A line that begins with the name of the check, once."""
+    return f"{check.name}: {bare(check, text)}"
+
+
+def bare(check: Check, text: str) -> str:
+    """A line without the name of the program at its beginning, to stand beside the check's name."""
+    return text.removeprefix(f"{getattr(check.details, 'program', check.name)}: ")
+
 
 def describe(check: Check) -> str:
     """A failing check in a line: what, how much, where."""
@@ -36,7 +48,13 @@ def needs(check: Check) -> str:
     if not check.needed:
         return f"equal values, but {check.differing} have other bits (the signs of zeros)"
     if check.triangulated and check.limit is not None:
-        return f"error {check.ratio:.2f}x the control's"
+        if check.ratio < _TELLING:
+            return f"error {check.ratio:.2f}x the control's"
+        worst = max((m.truth for m in check.measurements if m.truth), key=lambda t: t.ratio)
+        return (
+            f"relative error {worst.candidate:.1e} from float64, and the control's is "
+            f"{worst.control:.1e}"
+        )
     return f"passes at a relative L2 tolerance of {number(check.needed)}"
 
 

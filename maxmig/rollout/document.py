@@ -213,9 +213,14 @@ def after_properties(text: str, start: int, end: int) -> int:
 
 
 def written(doc: Document, item: Item) -> str:
-    """The text of a value as it stands in the file, without an anchor or a tag."""
+    """The text of a value as it stands in the file: its tag with it, an anchor without."""
     start, end = item.node.start_mark.index, item.node.end_mark.index
-    return doc.text[after_properties(doc.text, start, end) : end]
+    tags = []
+    while (match := _PROPERTY.match(doc.text, start, end)) is not None:
+        if match[0].startswith("!"):  # it makes another type of the same value
+            tags.append(f"{match[0].split()[0]} ")
+        start = match.end()
+    return "".join(tags) + doc.text[start:end]
 
 
 def newline(text: str, offset: int = 0) -> str:

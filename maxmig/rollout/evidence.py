@@ -56,6 +56,18 @@ def parity_command(path: str, control: str, candidate: str) -> str:
     return shlex.join([*words, "--run-dir", "parity"])
 
 
+def unloadable(path: Path, candidate: str) -> str:
+    """Why there can be no card about a file; empty if there can."""
+    try:
+        configuration.load(path, dangers.overrides(Stage(candidate)))
+    except MaxmigError as error:
+        return (
+            "maxmig cannot load it, so no card of `maxmig parity run` is about it: "
+            f"{_first(str(error))}"
+        )
+    return ""
+
+
 def find(
     path: Path,
     cards: Sequence[Path],
@@ -69,11 +81,9 @@ def find(
     Raises:
         DataError: a card is missing or no card.
     """
-    try:
-        cfg = configuration.load(path, dangers.overrides(Stage(candidate)))
-    except MaxmigError as error:
-        problem = "maxmig cannot load it, so no card of `maxmig parity run` is about it: "
-        return Finding(None, (problem + _first(str(error)),), None)
+    if problem := unloadable(path, candidate):
+        return Finding(None, (problem,), None)
+    cfg = configuration.load(path, dangers.overrides(Stage(candidate)))
     if control is None:
         problem = "its flags contradict each other now: there is no rung to compare with"
         return Finding(None, (problem,), None)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from maxmig.config import flags, maxtext_keys, reader, schema
 from maxmig.errors import ConfigError, DataError, MaxmigError
 from maxmig.rollout import dangers, document, effective
@@ -20,6 +22,7 @@ from maxmig.rollout.effective import Effective
 from maxmig.rollout.era import Era
 
 _HINTS = re.compile(r"n[nx]x|^\s*base_config\s*:", re.MULTILINE | re.IGNORECASE)
+_TOP_KEY = re.compile(r"^['\"]?(\w+)['\"]?[ \t]*:", re.MULTILINE)
 _SIMILAR, _NEARLY = 0.78, 0.86
 _PLACE = re.compile(r":(\d+)(?=:)")
 
@@ -37,11 +40,35 @@ class Finding:
         return f"{self.path}:{self.line}: {self.code}: {self.message}"
 
 
-def lint(names: Sequence[str], choice: Choice | None = None) -> list[Finding]:
-    """The mistakes of some files, in order of place.
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was not checked, and why it is taken for no configuration."""
 
-    Codes: `yaml` (not YAML), `tab`, `duplicate`, `quoted`, `boolean`, `misspelt`, `combination`,
-    `removed`, `parent`.
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: skipped: no configuration: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of some files: the mistakes, in order of place, and the files left alone."""
+
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def lint(names: Sequence[str], choice: Choice | None = None) -> list[Finding]:
+    """The mistakes of some files, in order of place; see `check`."""
+    return list(check(names, choice).findings)
+
+
+def check(names: Sequence[str], choice: Choice | None = None) -> Checked:
+    """The mistakes of some files, and the files that are no configurations.
+
+    Codes: `yaml` (not YAML, or not what the framework loads), `tab`, `duplicate`, `quoted`,
+    `boolean`, `misspelt`, `combination`, `removed`, `parent`.
 
     Raises:
         DataError: a file is missing or cannot be read.
@@ -49,39 +76,54 @@ def lint(names: Sequence[str], choice: Choice | None = None) -> list[Finding]:
     """
     choice = choice or Choice()
     found: list[Finding] = []
+    skipped: list[Skipped] = []
     for name in names:
-        found += sorted(set(_file(name, choice)))
-    return found
+        told = set(_file(name, choice))
+        found += sorted(item for item in told if isinstance(item, Finding))
+        skipped += [item for item in told if isinstance(item, Skipped)]
+    return Checked(tuple(found), tuple(skipped))
 
 
-def _file(name: str, choice: Choice) -> Iterator[Finding]:
+def _file(name: str, choice: Choice) -> Iterator[Finding | Skipped]:
     path = Path(name)
+    raw = document.read_bytes(path, name)
     try:
-        text = reader.decode(document.read_bytes(path, name), name)
-    except ConfigError as error:  # not text: no configuration
-        if _HINTS.search(path.read_bytes().decode("utf-8", "replace")):
-            yield Finding(name, 1, "yaml", str(error).removeprefix(f"{name}: "))
-        return
-    try:
-        doc = Document.parse(text, name)
+        doc = Document.parse(reader.decode(raw, name), name)
     except ConfigError as error:
-        if _HINTS.search(text):
-            match = _PLACE.match(str(error), len(name))
-            message = str(error)[match.end() + 2 if match else len(name) + 2 :]
-            code = "tab" if "a tab stands" in message else "yaml"
-            yield Finding(name, int(match[1]) if match else 1, code, message)
+        yield _unreadable(name, raw, str(error))
+        return
+    if doc.root is None:
+        yield Skipped(name, "the file is empty")
+        return
+    if not isinstance(doc.root, yaml.MappingNode):
+        yield Skipped(name, f"expected `key: value` lines, got {document.kind(doc.root)}")
         return
     if not _is_configuration(doc):
+        yield Skipped(name, "none of its keys is one of maxmig or MaxText")
         return
-    mistakes = [*_keys(doc), *_unknown(doc, choice, path)]
+    mistakes = [*_keys(doc), *_unknown(doc, choice, path)] or [*_refused(doc, choice, path)]
     yield from mistakes
     yield from _effective(path, name, doc, choice, known={item.line for item in mistakes})
 
 
+def _unreadable(name: str, raw: bytes, error: str) -> Finding | Skipped:
+    """A file that nobody can load: a mistake if it looks like a configuration."""
+    text = raw.decode("utf-8", "replace").replace("\0", "").lstrip("\ufffd\ufeff")
+    match = _PLACE.match(error, len(name))
+    message = error[match.end() + 2 if match else len(name) + 2 :]
+    if not (_HINTS.search(text) or _known() & set(_TOP_KEY.findall(text))):
+        return Skipped(name, message)
+    code = "tab" if "a tab stands" in message else "yaml"
+    return Finding(name, int(match[1]) if match else 1, code, message)
+
+
+def _known() -> set[str]:
+    return schema.KEYS.keys() | maxtext_keys.TABLE.keys() | {effective.PARENT}
+
+
 def _is_configuration(doc: Document) -> bool:
-    seen = {item.key for item in items(doc.root)} if doc.root is not None else set()
-    known = schema.KEYS.keys() | maxtext_keys.TABLE.keys() | {effective.PARENT}
-    return bool(seen & known) or any(map(_misspelt, seen))
+    seen = {item.key for item in items(doc.root)}
+    return bool(seen & _known()) or any(map(_misspelt, seen))
 
 
 def _keys(doc: Document) -> Iterator[Finding]:
@@ -148,12 +190,28 @@ def _unknown(doc: Document, choice: Choice, path: Path) -> Iterator[Finding]:
         ours = choice.of(path, doc.name).name == "maxmig"
     except MaxmigError:
         return
-    known = schema.KEYS.keys() | maxtext_keys.TABLE.keys() | {effective.PARENT}
-    for item in items(doc.root) if ours and doc.root is not None else ():
+    known = _known()
+    for item in items(doc.root) if ours else ():
         if item.key in known or _misspelt(item.key):
             continue
         if near := difflib.get_close_matches(item.key, known, 1, _NEARLY):
             yield _at(doc, item, "misspelt", f"{item.key!r}; did you mean {near[0]}?")
+
+
+def _refused(doc: Document, choice: Choice, path: Path) -> Iterator[Finding]:
+    """What maxmig's own reader takes offence at: an alias, a tag."""
+    try:
+        if choice.of(path, doc.name).name != "maxmig":
+            return
+    except MaxmigError:
+        return
+    try:
+        reader.read(path, doc.name)
+    except ConfigError as error:
+        text = str(error).splitlines()[0]
+        match = _PLACE.match(text, len(doc.name))
+        message = text[match.end() + 2 if match else len(doc.name) + 2 :]
+        yield Finding(doc.name, int(match[1]) if match else 1, "yaml", message)
 
 
 def _effective(

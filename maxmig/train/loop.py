@@ -312,6 +312,7 @@ def _store(cfg: Config, place: folder.Folder) -> Store:
         asynchronous=c.async_checkpointing,
         ocdbt=c.checkpoint_storage_use_ocdbt,
         zarr3=c.checkpoint_storage_use_zarr3,
+        checksums=c.checkpoint_checksums,
     )
 
 

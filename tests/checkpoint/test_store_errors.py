@@ -229,7 +229,8 @@ def test_an_unknown_tree(tmp_path, flat, helpers):
 def test_a_placeholder_in_the_checkpoint(tmp_path, flat, helpers):
     import orbax.checkpoint as ocp
 
-    tree = {"params": {"params": {"w": None, "v": np.ones(3, np.float32)}}}
+    held = {"w": np.ones(3, np.float32), "v": np.ones(3, np.float32)}
+    tree = {"params": {"params": {**held, "w": None}}, "opt_state": [{"mu": {"params": held}}]}
     ocp.PyTreeCheckpointer().save(tmp_path / "x", tree)
     told = refused(Store(tmp_path / "x"), helpers.target_of(flat))
     assert "params/params/w: a hole (None) instead of an array" in told

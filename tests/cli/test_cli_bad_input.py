@@ -321,7 +321,7 @@ def test_a_metrics_file_that_is_something_else(refuse: Callable[..., str], tmp_p
 
 def without_privileges(*argv: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """A command line for which permissions count, whoever runs the tests."""
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(helpers.ROOT)}
+    env = helpers.environment()
     before: list[str] = []
     if os.getuid() == 0:
         if not (setpriv := shutil.which("setpriv")):

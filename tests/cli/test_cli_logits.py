@@ -1,7 +1,6 @@
 """`maxmig logits`: every kind of input, every bad one, and MaxText's own numbers."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -249,7 +248,7 @@ def test_longer_than_the_positions(run: Any, tmp_path: Path, wing: Stage) -> Non
 
 def test_eight_devices_and_two_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", **batch("b"))
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(helpers.ROOT)}
+    env = helpers.environment()
     done = subprocess.run(
         [
             sys.executable, "-m", "maxmig", "logits", CONFIG,

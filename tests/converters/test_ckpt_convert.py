@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from maxmig import errors
 from maxmig.checkpoint import Store
-from maxmig.converters import checkpoint, convert, restack
+from maxmig.converters import axes, checkpoint, convert
+from maxmig.converters.engine import journal
 from maxmig.converters.leaves import Leaf
+from maxmig.converters.mapping import restack
 
 OTHER = {"linen": "nnx", "nnx": "linen"}
 
@@ -164,17 +167,75 @@ def test_destination_is_refused(source, tmp_path):
         convert.run(plan, source("gpt3_linen_scan") / "9" / "nnx")
     with pytest.raises(errors.ConvertError, match="make it first"):
         convert.run(plan, tmp_path / "no" / "such")
-    convert.run(plan, there, overwrite=True)
-    assert checkpoint.read(there).layout.name == "nnx"
+    with pytest.raises(errors.ConvertError, match="does not look like one; remove it yourself"):
+        convert.run(plan, there, overwrite=True)
+    assert (there / "note").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_overwrite_replaces_the_step_only(source, tmp_path):
+    plan = convert.plan(checkpoint.read(source("gpt3_linen_scan")), "nnx")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    made = convert.run(plan, tmp_path / "link")  # an empty directory is no obstacle
+    assert made == tmp_path / "runs" / "9"
+    made.rename(tmp_path / "runs" / "8")
+    convert.run(plan, tmp_path / "runs")  # a further step comes to those that are there
+    with pytest.raises(errors.ConvertError, match=r"runs/9: exists already.*--overwrite"):
+        convert.run(plan, tmp_path / "runs")
+    before = (made / "_CHECKPOINT_METADATA").stat().st_ino
+    convert.run(plan, tmp_path / "runs", overwrite=True)
+    assert (made / "_CHECKPOINT_METADATA").stat().st_ino != before
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["8", "9"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "runs"]
+
+
+@pytest.mark.parametrize("kind", ["a directory", "an empty directory", "a file"])
+def test_what_appears_meanwhile_is_left_alone(kind, source, tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    plan = convert.plan(checkpoint.read(source("gpt3_linen_scan")), "nnx")
+    with monkeypatch.context() as patch:
+
+        def appear(*args, **kwargs):
+            if kind == "a file":
+                there.write_text("mine")
+                return
+            there.mkdir()
+            if kind == "a directory":
+                (there / "note").write_text("mine")
+
+        patch.setattr(convert, "_check_written", appear)
+        if kind == "an empty directory":
+            convert.run(plan, there)
+            return
+        with pytest.raises(errors.ConvertError, match="appeared while the conversion went on"):
+            convert.run(plan, there)
+    note = there if kind == "a file" else there / "note"
+    assert note.read_text() == "mine"
+    there.rename(tmp_path / "elsewhere")
+    prepared = convert.prepare(plan, there)
+    convert.carry_out(plan, prepared, there, resume=True)
+    assert checkpoint.read(there).layout.name == "nnx"
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "elsewhere"}
+
+
+def test_paths_may_go_up(source, tmp_path, monkeypatch):
+    """TensorStore takes no `..`."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "src").symlink_to(source("gpt3_linen_scan"))
+    monkeypatch.chdir(tmp_path / "below")
+    plan = convert.plan(checkpoint.read("../src"), "nnx")
+    made = convert.run(plan, "../made")
+    assert made == tmp_path / "made" / "9"
+    assert flat_of("../made")["step"] == flat_of("../src")["step"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_conversion_leaves_no_trace(error, source, tmp_path, monkeypatch):
     there = tmp_path / "there"
-    there.mkdir()
-    (there / "note").write_text("mine")
     plan = convert.plan(checkpoint.read(source("gpt3_linen_scan")), "nnx")
+    convert.run(plan, there)
+    (there / "note").write_text("mine")
 
     def fail(*args, **kwargs):
         raise error
@@ -186,14 +247,18 @@ def test_a_failed_conversion_leaves_no_trace(error, source, tmp_path, monkeypatc
     assert (there / "note").read_text() == "mine"
 
 
-def test_remains_of_killed_conversions_are_cleared(source, tmp_path):
+def test_remains_of_killed_conversions_are_cleared(source, tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / f".there.maxmig-tmp-{dead.pid}").mkdir()
     living = tmp_path / f".there.maxmig-tmp-{os.getppid()}"
     living.mkdir()
+    remote = tmp_path / f".there.maxmig-tmp-{dead.pid + 1}"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    journal.Journal(remote, "digest")
+    monkeypatch.undo()
     convert.run(convert.plan(checkpoint.read(source("gpt3_linen_scan")), "nnx"), tmp_path / "there")
-    assert {path.name for path in tmp_path.iterdir()} == {"there", living.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"there", living.name, remote.name}
 
 
 def leaf(*shape):
@@ -210,7 +275,7 @@ def test_a_missing_last_layer_of_a_moment_is_named():
     leaves = {f"params/decoder/layers_{i}/w": leaf(2) for i in range(3)}
     leaves |= {f"opt_state/mu/decoder/layers_{i}/w": leaf(2) for i in range(2)}
     skeleton = {"dict": {"mu": {"params": ["decoder/layers_2/w"]}}}
-    with pytest.raises(errors.ConvertError, match=r"opt_state/mu/.*layers \[2\] of 3"):
+    with pytest.raises(errors.ConvertError, match=r"opt_state/mu/.*layers_2/w: has no state here"):
         restack.plan(leaves, skeleton, scan=True)
 
 
@@ -229,15 +294,15 @@ def test_factored_statistics_are_not_restacked():
 
 def test_the_layer_axis_is_told_from_the_shapes_or_asked_for():
     one = {"params/layers/w": leaf(4, 8), "params/layers/v": leaf(4, 6)}
-    assert restack.layer_axis(one) == 0
-    assert restack.layer_axis(one, known=0) == 0
+    assert axes.layer_axis(one) == 0
+    assert axes.layer_axis(one, known=0) == 0
     with pytest.raises(errors.ConvertError, match="cannot be on axis 1"):
-        restack.layer_axis(one, known=1)
+        axes.layer_axis(one, known=1)
     both = {"params/layers/w": leaf(4, 4)}
-    plan = restack.plan(both, None, scan=False)
-    assert plan.axis == 1 and "MaxText's default" in plan.notes[0]
+    state, axis = restack.plan(both, None, scan=False)
+    assert axis == 1 and "MaxText's default" in state.notes[0]
     with pytest.raises(errors.ConvertError, match="neither in the metadata nor evident"):
-        restack.layer_axis({"params/layers/w": leaf(4, 8), "params/layers/v": leaf(8, 4)})
+        axes.layer_axis({"params/layers/w": leaf(4, 8), "params/layers/v": leaf(8, 4)})
 
 
 def test_moved_axis_moves_the_moments_too(source, converted):

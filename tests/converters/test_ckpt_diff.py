@@ -9,8 +9,9 @@ import pytest
 
 from maxmig import errors
 from maxmig.checkpoint import Store
-from maxmig.converters import checkpoint, diff
-from maxmig.converters.diff import Tolerance
+from maxmig.converters import checkpoint
+from maxmig.converters.compare import diff
+from maxmig.converters.compare.diff import Tolerance
 from maxmig.converters.storage.orbax import Orbax
 
 RNG = np.random.default_rng(0)
@@ -173,6 +174,10 @@ def test_tolerances():
     assert diff.compare("x", one, near, Tolerance(rtol=1e-6)).sign == "~"
     assert diff.compare("x", one, one + 1, Tolerance(rtol=1e-6)).sign == "*"
     assert diff.compare("x", one, one + 1, Tolerance(atol=1.0)).sign == "~"
+    nan = np.float32([np.nan, 1, 1, 1])
+    for vast in (Tolerance(ulp=10**20), Tolerance(rtol=1e300), Tolerance(atol=1e300)):
+        assert diff.compare("x", nan, one, vast).sign == "*"
+        assert diff.compare("x", one, 2 * one, vast).sign == "~"
     line = diff.compare("x", one, near, Tolerance(atol=1.0))
     assert "within rtol 0, atol 1" in line.detail
 
@@ -215,3 +220,86 @@ def test_both_layouts_can_be_compared_with_themselves(pair):
     for name in ("linen", "nnx"):
         a, b = pair(layout=name)
         assert diff.diff(b, b).counts == {"=": 6}, (a, name)
+
+
+@pytest.fixture
+def towers(tmp_path):
+    """Layers apart as `block_{i}`, and stacked as `blocks`: towers(axis, change) -> (A, B)."""
+    import orbax.checkpoint as ocp
+
+    def save(axis, change=lambda stack: None):
+        def layers():
+            made = RNG.normal(size=(4, 3, 3)).astype(np.float32)
+            return {f"block_{i}": {"kernel": made[i], "bias": made[i, 0]} for i in range(4)}
+
+        sections = [layers(), layers()]
+        stacks = []
+        for each in sections:
+            kernels, biases = (
+                [each[f"block_{i}"][name] for i in range(4)] for name in ("kernel", "bias")
+            )
+            stacks.append({"kernel": np.stack(kernels, axis), "bias": np.stack(biases, 0)})
+        change(stacks[0])
+        places = []
+        for name, parts in (("a", sections), ("b", [{"blocks": each} for each in stacks])):
+            head = {"kernel": np.ones((3, 2), np.float32)}
+            model, mu = ({"tower": part, "head": head} for part in parts)
+            adam = {"count": np.int32(3), "mu": {"params": mu}, "nu": {"params": mu}}
+            tree = {"params": {"params": model}, "opt_state": [adam, None], "step": np.int32(3)}
+            places.append(tmp_path / f"{axis}_{name}_{len(list(tmp_path.iterdir()))}")
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                checkpointer.save(places[-1], args=ocp.args.PyTreeSave(tree))
+        return tuple(checkpoint.read(place) for place in places)
+
+    return save
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_stacks_under_any_name(axis, towers):
+    """They are found by structure, moments with them, on any axis and on either side."""
+    a, b = towers(axis)
+    for one, other, side in ((a, b, "A"), (b, a, "B")):
+        report = diff.diff(one, other)
+        assert report.exit_code == 0 and report.counts == {"=": 11}, report.lines
+        line = lines(report, "=")["params/tower/blocks/kernel"]
+        assert f"{side} has its 4 layers apart, as params/tower/block_0/kernel" in line.detail
+        assert f"(axis {axis})" in line.detail
+
+
+def test_a_number_in_such_a_stack_differs(towers):
+    def change(stack):
+        stack["kernel"][1, 2, 0] += 1
+
+    report = diff.diff(*towers(0, change))
+    assert report.counts == {"=": 10, "*": 1}
+    line = lines(report, "*")["params/tower/blocks/kernel"]
+    assert line.first == (1, 2, 0) and line.differing == 1
+
+
+def test_another_stack_is_not_taken_for_them(towers):
+    """Without an equal leaf, names and shapes are no reason."""
+
+    def change(stack):
+        stack["kernel"] += 1
+        stack["bias"] += 1
+
+    report = diff.diff(*towers(0, change), only="params")
+    assert report.counts == {"=": 1, "+": 2, "-": 8}
+
+
+def test_a_mapping_file_says_what_is_a_stack(towers, tmp_path, maxmig):
+    """One digest and one state by the file's rules; the other way the rules do not fit."""
+    a, b = (side.place.items for side in towers(0))
+    file = tmp_path / "map.yml"
+    file.write_text(
+        "maxmig_map: 1\nto: linen\nrules:\n- stack: tower/block_{}\n  to: tower/blocks\n  axis: 0\n"
+    )
+    digests = [maxmig("ckpt", "hash", side, *more)[1].split()[0] for side, *more in ((a,), (b,))]
+    assert digests[0] != digests[1]  # nothing tells that these names are a stack's
+    assert maxmig("ckpt", "hash", a, "--map", file)[1].split()[0] == digests[1]
+    code, out, _ = maxmig("ckpt", "diff", a, b, "--map", file)
+    assert code == 0 and "layers apart" not in out
+    code, out, _ = maxmig("ckpt", "verify", b, "--against", a, "--map", file)
+    assert code == 0 and "(by mapping file)" in out
+    code, _, err = maxmig("ckpt", "hash", b, "--map", file)
+    assert code == 2 and "matches nothing" in err

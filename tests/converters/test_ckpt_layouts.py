@@ -140,6 +140,7 @@ def test_random_state_is_told_from_weights():
 
 def test_holes_and_strange_leaves_are_all_listed():
     tree = {("params", "params", "w"): Hole.NONE, ("nnx_aux", "other"): F32, ("step", "x"): F32}
+    tree |= {("opt_state", 0, "mu", "params", name): F32 for name in ("v", "w")}
     with pytest.raises(errors.ConvertError) as error:
         layouts.get("linen").read({**tree, ("params", "params", "v"): F32})
     for told in ("params/params/w: a hole (None)", "nnx_aux/other: no place", "step/x: no place"):

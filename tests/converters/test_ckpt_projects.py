@@ -8,7 +8,8 @@ import pytest
 from flax.training import train_state
 
 from maxmig import errors
-from maxmig.converters import checkpoint, convert, diff, hash, inspect
+from maxmig.converters import checkpoint, convert, inspect, mapping
+from maxmig.converters.compare import diff, hash
 
 
 class _State(train_state.TrainState):
@@ -34,6 +35,10 @@ def _state(layers=3):
     return _State.create(
         apply_fn=None, params=params, tx=optax.adamw(1e-3), batch_stats=stats
     ).replace(step=np.array(5, np.int32))
+
+
+def _told(path):
+    return checkpoint.read(path).storage.told.entries
 
 
 def _convert(source, target, to, **options):
@@ -97,8 +102,11 @@ def test_a_file_of_flax_needs_no_suffix_and_goes_there_and_back(tmp_path):
     restored = flax.serialization.from_bytes(_state(), (tmp_path / "back.msgpack").read_bytes())
     kernel = restored.params["layers_1"]["Dense_0"]["kernel"]
     np.testing.assert_array_equal(kernel, _state().params["layers_1"]["Dense_0"]["kernel"])
-    with pytest.raises(errors.CheckpointError, match=r"one for each \(checkpoint_5\): give one"):
-        inspect.inspect(tmp_path / "src")
+    (tmp_path / "src" / "checkpoint_12").write_bytes(file.read_bytes())
+    assert mapping.plan(checkpoint.read(tmp_path / "src"), "nnx").step == 12
+    assert mapping.plan(checkpoint.read(tmp_path / "src", step=5), "nnx").step == 5
+    with pytest.raises(errors.CheckpointError, match=r"expected step 7, .*complete steps: 5, 12"):
+        checkpoint.read(tmp_path / "src", step=7)
     (tmp_path / "text").write_text("no checkpoint")
     with pytest.raises(errors.CheckpointError, match="it is a file of another kind"):
         inspect.inspect(tmp_path / "text")
@@ -131,3 +139,42 @@ def test_statistics_of_stacked_layers_compare_equal(tmp_path):
     assert [line.path for line in found.lines if line.sign == "*"] == [
         "batch_stats/layers/BatchNorm_0/mean"
     ]
+
+
+def test_a_folder_of_flax_with_orbax_is_one_of_steps(tmp_path):
+    for step in (3, 12):
+        ocp.PyTreeCheckpointer().save(tmp_path / "src" / f"checkpoint_{step}", _state())
+    (tmp_path / "src" / "checkpoint_13.orbax-checkpoint-tmp-1").mkdir()
+    assert inspect.inspect(tmp_path / "src").steps == (3, 12)
+    assert mapping.plan(checkpoint.read(tmp_path / "src"), "nnx").step == 12
+    assert checkpoint.read(tmp_path / "src", step=3).place.step == 3
+    assert checkpoint.read(tmp_path / "src" / "checkpoint_3").place.step == 3
+    (tmp_path / "src" / "checkpoint_12" / "commit_success.txt").unlink()
+    told = tmp_path / "src" / "checkpoint_12" / "_CHECKPOINT_METADATA"
+    told.write_text("{}")
+    assert checkpoint.read(tmp_path / "src").place.step == 3
+
+
+def test_what_only_the_container_tells_comes_back(tmp_path):
+    """Which holes are tuples, which numbers are no arrays; and every byte of a msgpack file."""
+    tx = optax.MultiSteps(optax.chain(optax.clip(1.0), optax.adamw(1e-3)), 2)
+    params = {"Dense_0": {"kernel": np.ones((40, 3), np.float32), "bias": np.float32(3)}}
+    state = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
+    state = state.replace(step=np.int32(7))
+    ocp.PyTreeCheckpointer().save(tmp_path / "src", state)
+    _convert(tmp_path / "src", tmp_path / "nnx", "nnx")
+    _convert(tmp_path / "nnx", tmp_path / "back", "linen")
+    kinds = [
+        {
+            path: entry.kind
+            for path, entry in checkpoint.read(tmp_path / at).storage.told.entries.items()
+        }
+        for at in ("src", "back", "nnx")
+    ]
+    assert kinds[0] == kinds[1] != kinds[2]
+    assert {"Tuple", "scalar"} <= set(kinds[0].values())
+    file = tmp_path / "checkpoint_7"
+    file.write_bytes(flax.serialization.to_bytes(state))
+    _convert(file, tmp_path / "native", "nnx")
+    _convert(tmp_path / "native", tmp_path / "back.msgpack", "linen")
+    assert (tmp_path / "back.msgpack").read_bytes() == file.read_bytes()

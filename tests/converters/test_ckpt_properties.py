@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maxmig.converters import checkpoint, convert, diff, hash, verify
+from maxmig.converters import checkpoint, convert
+from maxmig.converters.compare import diff, hash, verify
 from maxmig.converters.leaves import Leaf
 
 RULES = settings(

@@ -53,6 +53,13 @@ def linen(params, x):
         "def loss(model: Block):\n    return model(1).sum()\ng = nnx.grad(loss)\n"
         "def other(params, model: Block):\n    return 0\nh = jax.value_and_grad(other)\n",
     ),
+    "captured-module": (
+        "net = Block(0)\nforward = jax.jit(net.__call__)\n",
+        "net = Block(0)\nforward = nnx.jit(net.__call__)\n"
+        "outs = jax.vmap(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))(jnp.ones((2, 2)))\n"
+        "f = jax.jit(lambda net, x: (net(x), nnx.state(net)))\n"
+        "def other():\n    net = 3\n    return jax.jit(lambda x: net(x))\n",
+    ),
     "mask-by-path": (
         "mask = lambda p: jax.tree_util.tree_map_with_path(\n"
         "    lambda path, x: getattr(path[-1], 'key', None) == 'kernel', p)\n",
@@ -166,6 +173,63 @@ ends = jax.tree_util.keystr(path).endswith("['kernel']")
         "optimizer-api",
         "param-overwritten",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("g = jax.grad(lambda m: m(1).sum())(Block(0))", ["grad-of-module"]),
+        ("def loss(f, p): return f(p)\ng = jax.grad(loss, argnums=1)", []),
+        ("step = jax.jit(lambda m, x: m(x))", ["jit-drops-state"]),
+        ("step = jax.jit(lambda f, x: f(x), static_argnums=0)", []),
+        ("step = jax.jit(lambda f, x: f(x), static_argnames='f')", []),
+        (
+            "fast = functools.partial(jax.jit, static_argnums=0)\n@fast\n"
+            "def step(k, m): return m(k)",
+            ["jit-drops-state"],
+        ),
+        (
+            "def run():\n    m = Block(0)\n    @jax.jit\n    def f(x): return m(x)\n    return f",
+            ["captured-module"],
+        ),
+        (
+            "drop = nnx.Dropout(0.5, deterministic=False)\nout = jax.vmap(drop)(jnp.ones(3))",
+            ["captured-module"],
+        ),
+        (
+            "drop = nnx.Dropout(0.5, deterministic=False)\n"
+            "out = jax.lax.scan(lambda c, x: (drop(c), None), 1.0, None, length=3)",
+            ["captured-module"],
+        ),
+        (
+            "class M(nnx.Module):\n    def __init__(self, rngs):\n        heads = []\n"
+            "        for i in range(2):\n            heads.append(nnx.Linear(2, 2, rngs=rngs))\n"
+            "        self.heads = heads",
+            ["list-of-modules"],
+        ),
+        (
+            "class M(nnx.Module):\n    def __init__(self, rngs):\n        heads = []\n"
+            "        heads.append(nnx.Linear(2, 2, rngs=rngs))\n"
+            "        self.heads = nnx.List(heads)",
+            [],
+        ),
+        ("cell = nnx.GRUCell(2, 2, rngs=nnx.Rngs(0))", ["lossy-layer"]),
+        (
+            "class L(nn.Module):\n    @nn.compact\n    def __call__(self, x):\n"
+            "        one = nn.Conv(4, (3,))\n        two = nn.Conv(4, (3,))\n"
+            "        return one(two(x))",
+            ["nested-names"],
+        ),
+        (
+            "class L(nn.Module):\n    @nn.compact\n    def __call__(self, x):\n"
+            "        one = nn.Conv(4, (3,))\n        two = nn.Conv(4, (3,))\n"
+            "        return two(one(x))",
+            [],
+        ),
+    ],
+)
+def test_what_a_newcomer_wrote(tmp_path: Path, text: str, found: list[str]) -> None:
+    assert codes(tmp_path, text + "\n") == found
 
 
 def test_a_file_that_is_no_python_is_told(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ def mlp(**options: Any) -> Pair:
     return Pair(zoo.LinenMLP(), zoo.MLP(rngs=nnx.Rngs(1)), (X,), **options)
 
 
+def mlp_of(x: Any) -> Pair:
+    return Pair(zoo.LinenMLP(), zoo.MLP(rngs=nnx.Rngs(1)), (x,))
+
+
 class LinenScale(nn.Module):
     """One weight; what is done with it is the test's."""
 
@@ -55,6 +59,10 @@ def scales(linen: Any, candidate: Any = None, **options: Any) -> Pair:
         (lambda: 1 / 0, r"the function raised: .*test_pairs_bad_input\.py:\d+: ZeroDivisionError"),
         (lambda: (1, 2), r"expected \(linen_module, nnx_module, inputs\).*a tuple of 2"),
         (lambda: None, "got a NoneType"),
+        (lambda: (None, None, ()), "expected a module, got None twice"),
+        (lambda: (zoo.LinenMLP(), None, (X,)), "nnx: expected a module, got None.*record"),
+        (lambda: mlp(variables=[1]), "variables: expected .*got a list of 1"),
+        (lambda: mlp_of(np.array([object()])), "inputs/x: expected numbers, got dtype object"),
         (lambda: (zoo.MLP(rngs=nnx.Rngs(0)), zoo.LinenMLP(), ()), "linen: expected an instance"),
         (lambda: (zoo.LinenMLP, zoo.MLP(rngs=nnx.Rngs(0)), ()), r"got the class LinenMLP; call it"),
         (lambda: (zoo.LinenMLP(), zoo.MLP(rngs=nnx.Rngs(0)), (X, X)), "cannot be called with"),
@@ -70,12 +78,15 @@ def test_names_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_pair.py").write_text("import does_not_exist\n")
     (tmp_path / "raising_pair.py").write_text("x = 1\nraise RuntimeError('not today')\n")
+    (tmp_path / "syntax_pair.py").write_text("def f(:\n")
     for spec, told in (
         ("nothing", "expected pkg.module:function"),
         ("no_such_module_here:f", "no module 'no_such_module_here'"),
         ("broken_pair:f", "broken_pair.py:1: No module named 'does_not_exist'"),
         ("raising_pair:f", "raising_pair.py:2: RuntimeError: not today"),
-        ("pairs_zoo:nope", "no 'nope' in it"),
+        ("pairs_zoo:nope", "no 'nope' in it; functions there: normal, mlp, cnn"),
+        ("./pairs_zoo.py:mlp", "a module, got the file ./pairs_zoo.py.*: pairs_zoo:mlp"),
+        ("syntax_pair:f", "its import raised: SyntaxError"),
         ("pairs_zoo:jnp", "expected a function"),
     ):
         with pytest.raises(errors.ConfigError, match=told):
@@ -112,6 +123,15 @@ def test_nan_on_both_sides_proves_nothing() -> None:
     report = pairs.run(scales(lambda w, x: w * x * jnp.nan), levels=FAST)
     assert report.verdict is Verdict.INCONCLUSIVE
     assert "NaN or infinite" in report.summary
+
+
+def test_inputs_that_say_nothing() -> None:
+    for x, told in (
+        (np.full((4, 8), np.inf, "float32"), "NaN or infinite"),
+        (np.zeros((0, 8), "float32"), "has no numbers on either side"),
+    ):
+        report = pairs.run(mlp_of(x), levels=FAST)
+        assert report.verdict is Verdict.INCONCLUSIVE and told in report.summary
 
 
 def test_infinity_in_the_same_places_is_equal() -> None:
@@ -251,4 +271,6 @@ def test_the_command_prints_no_traceback(
     assert cli.main(["parity", "run", "demo", "--pair", "my_pair:pair"]) == 2
     assert cli.main(["parity", "run"]) == 2
     assert cli.main(["parity", "run", "demo", "--mapping", "x.yml"]) == 2
-    assert cli.main(["parity", "run", "--pair", "my_pair:pair", "--dtype", "bfloat16"]) == 2
+    for option in (("--dtype", "bfloat16"), ("--steps", "9"), ("--policy", "bitwise")):
+        assert cli.main(["parity", "run", "--pair", "my_pair:pair", *option]) == 2
+        assert f"{option[0]} goes with CONFIG" in capsys.readouterr().err

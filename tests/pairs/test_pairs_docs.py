@@ -16,11 +16,11 @@ def test_the_page_runs(
 ) -> None:
     page = (root / "docs" / "your-own-modules.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    (tmp_path / "migration.py").write_text("\n\n".join(code[:2]))
+    (tmp_path / "migration.py").write_text("\n\n".join(code[:3]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "migration", raising=False)
     commands = re.findall(r"^\$ (maxmig [^#\n]*?)(?: *# exit (\d))?$", page, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 8
     told = ""
     for command, code_ in commands:
         words = shlex.split(command)[1:]
@@ -32,6 +32,9 @@ def test_the_page_runs(
         told += capsys.readouterr().out
     for line in (
         "ambiguous: 2 x Linear of one shape, told apart by the order of their calls",
+        "differs     constant 0.99 against 0.9",
+        "script      repro/repro.py",
+        "the mapping was found from the recorded layers, and confirmed by outputs and gradients",
         "✗ FAIL linen and nnx differ, first in state (train), at batch_stats/BatchNorm_0/mean [6]",
         "wrote      tests/test_parity_net.py",
         "migration.py:10:13: nested-names:",
@@ -46,7 +49,7 @@ def test_the_pair_with_an_optimizer(
 ) -> None:
     page = (root / "docs" / "your-own-modules.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    (tmp_path / "migration_trained.py").write_text("\n\n".join(code[:2]))
+    (tmp_path / "migration_trained.py").write_text("\n\n".join(code[:3]))
     monkeypatch.chdir(tmp_path)
     report = pairs.run("migration_trained:trained", levels=("L2",))
     assert report, report.summary

@@ -66,7 +66,7 @@ def test_init_writes_a_test_that_runs(repository: Path, capsys: pytest.CaptureFi
     assert "maxmig parity run --pair migration:pair" in workflow
     done = pytest_in(repository, "tests")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
     text = test.read_text()
     assert cli.main(["parity", "init", "--pair", "migration:pair"]) == 5  # never over a file
     assert test.read_text() == text

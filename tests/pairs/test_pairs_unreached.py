@@ -90,3 +90,58 @@ def test_the_same_in_other_words_passes_with_a_note() -> None:
     found = report(lambda x: x / 2, lambda x: x * 0.5)
     assert found and not found.doubts
     assert any("not proved for all" in note for note in found.notes)
+
+
+# ------------------------------------------------------------------- branches and weights
+
+
+class LinenExpert(nn.Module):
+    """A second layer that only inputs with a large sum reach."""
+
+    factor: float = 2.0
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("w", nn.initializers.normal(), (8,))
+        rare = self.param("rare", nn.initializers.normal(), (8,))
+        return x * w + lax.cond(x.sum() > 1e6, lambda: self.factor * x * rare, lambda: x)
+
+
+class Expert(nnx.Module):
+    def __init__(self, branch: Any, scale: Fn = lambda x: x):
+        self.w, self.rare = nnx.Param(jnp.ones(8)), nnx.Param(jnp.ones(8))
+        self.branch, self.scale = branch, scale
+
+    def __call__(self, x):
+        taken = lambda: self.branch(x, self.rare[...])  # noqa: E731
+        y = x * self.w[...] + lax.cond(x.sum() > 1e6, taken, lambda: x)
+        return self.scale(y)
+
+
+def expert(branch: Any, x: Any = None, levels: Any = ("L0", "L1", "L2"), **more: Any) -> Report:
+    given = zoo.normal(4, 8) if x is None else x
+    return pairs.run(pairs.Pair(LinenExpert(), Expert(branch, **more), (given,)), levels=levels)
+
+
+def test_a_branch_that_is_not_taken_but_proved_passes_and_says_so() -> None:
+    found = expert(lambda x, w: 2.0 * x * w)
+    assert found, found.summary
+    told = found.check("outputs (call)", "semantic").told
+    assert "not reached, but proved by L0" in told
+    assert found.check("outputs (call)", "semantic").verdict is Verdict.PASS
+
+
+def test_a_branch_that_is_not_taken_and_not_proved_is_no_pass() -> None:
+    found = expert(lambda x, w: jnp.sin(3.0 * x * w))  # another thing altogether
+    assert found.check("outputs").exact and found.verdict is Verdict.INCONCLUSIVE
+    doubts = " ".join(found.doubts)
+    assert "do not reach" in doubts and "not proved" in doubts and "params/rare" in doubts
+    # Inputs that take it tell.
+    found = expert(lambda x, w: jnp.sin(3.0 * x * w), x=1e6 + abs(zoo.normal(4, 8)))
+    assert found.verdict is Verdict.FAIL
+
+
+def test_a_weight_that_no_input_reaches_needs_the_proof() -> None:
+    found = expert(lambda x, w: 2.0 * x * w, levels=("L2",))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert any("params/rare: moving it moves nothing" in doubt for doubt in found.doubts)

@@ -47,7 +47,8 @@ def test_both_modes_and_statistics() -> None:
     state = report("cnn").check("state")
     assert {m.item for m in state.measurements} == {"train", "eval"}
     assert {m.path.rpartition("/")[2] for m in state.measurements} == {"mean", "var"}
-    assert {m.item for m in report("cnn").check("gradients").measurements} == {"train", "eval"}
+    items = {m.item for m in report("cnn").check("gradients").measurements}
+    assert items == {"train", "train random", "eval"}  # the eval program is proved for all inputs
 
 
 def test_attention_scaling_is_explained() -> None:
@@ -80,7 +81,7 @@ def test_another_momentum_fails_though_outputs_agree() -> None:
     found = report("momentum")
     assert found.verdict is Verdict.FAIL
     assert found.check("outputs").exact and found.check("gradients").verdict is Verdict.PASS
-    assert {m.item for m in found.check("state").failures} == {"train"}
+    assert {m.item for m in found.check("state").failures} == {"train", "train random"}
     first = next(c for c in found.checks if c.level == "semantic" and not c)
     assert "0.99 against 0.9" in first.told and "known" not in first.told
 

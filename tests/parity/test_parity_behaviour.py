@@ -1,5 +1,7 @@
 """L3: distributions, greedy decoding, sharded against unsharded, restored against in memory."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -72,11 +74,13 @@ def test_the_rule_of_near_ties(tiny, compare):
     state = start.from_seed(runtime).state
     prompt = list(range(1, 9))
     tokens = decode._generate(runtime, state, [prompt], 6)[0]
-    assert decode._hold(runtime, state, prompt, tokens, tokens, 0.0).agree == 6
+    scores = functools.partial(decode._scores, runtime, state, prompt, tokens)
+    assert decode.hold(8, tokens, tokens, scores, 0.0).agree == 6
     other = tokens.copy()
     other[2] = (tokens[2] + 1) % 256
-    found = decode._hold(runtime, state, prompt, tokens, other, 1e-6)
+    found = decode.hold(8, tokens, other, scores, 1e-6)
     assert (found.agree, found.tie) == (2, False) and found.gap > 0
+    assert decode.hold(8, tokens, other, scores, 1e6).tie == (other[2] in scores(2).argsort()[-5:])
 
 
 def test_both_sides_behave_alike(tiny, compare):

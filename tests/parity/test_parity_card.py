@@ -109,6 +109,7 @@ def test_the_card_of_a_run(tiny, compare):
     assert card.genuine and card.verdict == "PASS"
     assert card.problems(cfg, "linen", "nnx") == []
     assert card.levels["native"]["checks"]["gradients"] == "PASS"
+    assert card.coverage["steps"] == 2 and card.coverage["tokens"] > 0
     assert card.coverage["longest"] == 16 and len(card.subject["checkpoint_hash"]) == 64
     assert yaml.safe_load(yaml.safe_dump(card.document())) == card.document()
     broken = compare(cfg, steps=0, only=("logits",), fault=faults.Fault("nothing")).card()

@@ -35,7 +35,8 @@ def test_every_file_is_there(passed, tmp_path):
     assert document["verdict"] == "PASS" and document["levels"]["static"]["verdict"] == "PASS"
     assert document["subject"]["code_digest"] and set(document["files"]) == FILES
     lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == passed.arrays + 130 + 7
+    settings = passed.check("configuration").arrays
+    assert len(lines) == passed.arrays + settings + 7
     proof = next(line for line in lines if line["check"] == "train_step")
     assert proof["verdict"] == "PASS" and "47 of 47" in proof["found"]
     one = next(line for line in lines if line["check"] == "hidden" and "error_ratio" in line)
@@ -147,7 +148,9 @@ def test_the_ladder(capsys, tmp_path):
         "hybrid_nnx",
         "linen_nnx",
     }
-    assert out.count("✓ PASS") == 5
+    assert out.count("✓ PASS") == 6
+    assert "bridged-decoder   bridged           ✓ PASS    1 outputs proved" in out
+    assert out.rstrip().endswith("✓ PASS 5 of 5 pairs of rungs agree")
     assert Card.load(tmp_path / "hybrid_nnx").subject["control"] == "hybrid"
 
 

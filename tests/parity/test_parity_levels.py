@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from maxmig import errors
-from maxmig.parity import Verdict, faults, levels
+from maxmig.parity import Report, Verdict, faults, levels, policy
 from maxmig.parity.faults import Fault
-from maxmig.parity.results import Check, Measurement, Ratio
+from maxmig.parity.results import Check, Measurement, Ratio, Side, Subject
+from maxmig.parity.shadow import Shadow
+from maxmig.parity.static import Proof
 
 ALL = ("L0", "L1", "L2", "L3")
 EPSILON = faults.setting(normalization_layer_epsilon=2e-5)
@@ -35,6 +38,7 @@ def test_unknown_names():
         levels.parse("L0,L7")
     with pytest.raises(errors.ConfigError, match="--only 'grads': expected names out of logits"):
         levels.parse_only("logits,grads")
+    assert levels.parse_only("train_step,forward,params") == ("logits", "steps")
 
 
 # --------------------------------------------------------------------------------- L0 and L1
@@ -45,7 +49,10 @@ def test_a_proof_alone_is_a_pass(tiny, compare):
     assert report and report.compared == 0
     assert "81 of 81 outputs proved equal" in report.summary
     assert {check.level for check in report.checks} == {"static"}
-    assert report.card().levels.keys() == {"static"}
+    card = report.card()
+    assert card.levels.keys() == {"static"}
+    told = {key: card.coverage[key] for key in ("proved", "steps", "tokens", "longest")}
+    assert told == {"proved": 81, "steps": 0, "tokens": 0, "longest": 0}  # no step was made
 
 
 def test_all_levels_name_the_line_of_another_epsilon(tiny, compare):
@@ -239,3 +246,58 @@ def test_performance_is_gated_on_request_only(tiny, compare):
     report = run(gate_performance=1e-6)
     assert report.verdict is Verdict.FAIL and "more than 1e-06x" in report.summary
     assert run(gate_performance=1e6)
+
+
+# ------------------------------------------------------------------- what nothing else speaks for
+
+
+def held(*checks: Check) -> Report:
+    """A report whose real arrays are all equal, and other checks."""
+    sides = [Side(stage, stage, "", {}, "") for stage in ("linen", "nnx")]
+    equal = Check("logits", "", (Measurement("real", "logits", "float32", (9,), 9),))
+    subject = Subject("", "", "", 9, {"dtype": "float32"}, "1 x cpu")
+    return Report(subject, *sides, policy.Policy(policy.BITWISE, ""), (*checks, equal))
+
+
+def concluded(name: str, level: str, verdict: Verdict, details: Any = None) -> Check:
+    return Check(name, "", level=level, concluded=verdict, told="told", details=details)
+
+
+@pytest.mark.parametrize("name", ["eval", "prefill", "decode"])
+def test_what_training_does_not_run_needs_another_witness(name):
+    """Equal arrays of a train step say nothing of a decoding step that differs."""
+    doubt = Verdict.INCONCLUSIVE
+    forward = concluded("forward", "static", Verdict.PASS, Proof("forward", ("logits",)))
+    other = concluded(name, "static", doubt, Proof(name, (), different=("logits",)))
+    assert held(forward)
+    assert held(forward, other).verdict is doubt
+    assert f"{name} is not proved equal, and nothing else covers it" in held(other).summary
+    assert held(forward, other, concluded(name, "semantic", Verdict.PASS))
+    unknown = concluded(name, "semantic", doubt, Shadow(name, unshadowable=("pallas_call",)))
+    assert held(forward, other, unknown).verdict is doubt
+    decoded = held(forward, other, concluded("decode", "behaviour", Verdict.PASS))
+    assert decoded.verdict is (doubt if name == "eval" else Verdict.PASS)
+
+
+def test_a_branch_that_no_input_takes_needs_a_proof():
+    doubt = Verdict.INCONCLUSIVE
+    shadow = Shadow(
+        "forward", untaken=("control: branch 1 of the choice at a.py:3 is never taken",)
+    )
+    semantic = concluded("forward", "semantic", doubt, shadow)
+    differs = concluded("forward", "static", doubt, Proof("forward", (), different=("logits",)))
+    proved = concluded("forward", "static", Verdict.PASS, Proof("forward", ("logits",)))
+    assert held(proved, semantic)
+    assert held(differs, semantic).verdict is doubt
+    assert "not proved equal, and control: branch 1 of" in held(differs, semantic).summary
+
+
+def test_a_proof_alone_that_fails_says_where():
+    doubt = Verdict.INCONCLUSIVE
+    differs = Proof("train_step", (), different=("params",))
+    check = concluded("train_step", "static", doubt, differs)
+    check = dataclasses.replace(check, told="constant 1e-08 against 1e-09")
+    report = dataclasses.replace(held(check), checks=(check,))
+    assert report.verdict is doubt
+    assert report.summary == "linen and nnx: static: train_step: constant 1e-08 against 1e-09"
+    assert "nothing was compared" in dataclasses.replace(report, checks=()).summary

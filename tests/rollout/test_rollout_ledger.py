@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rollout_files import CONFIG
 
 from maxmig.config import Stage
@@ -85,6 +86,18 @@ def test_an_alias_comes_back(here: Path) -> None:
     Path("mt.yml").write_text(Path("mt.yml").read_text() + "# moved on\n")
     rollback.rollback(BOOK, name)
     assert Path("mt.yml").read_text() == "a: &off false\npure_nnx: *off\n# moved on\n"
+
+
+@pytest.mark.parametrize(
+    "old", ['!!bool "false"', "&a !!bool 'false'", "!!bool &a 'false'", '!!bool\n  "false"']
+)
+def test_a_tag_comes_back_with_its_value(here: Path, old: str) -> None:
+    Path("mt.yml").write_text(f"a: 1\npure_nnx: {old}  # why\n")
+    name = flip("mt.yml", choice=NEW)
+    with Path("mt.yml").open("a") as stream:
+        stream.write("# moved on\n")
+    rollback.rollback(BOOK, name)
+    assert yaml.safe_load(Path("mt.yml").read_text()) == {"a": 1, "pure_nnx": False}
 
 
 def test_all_files_or_none(here: Path) -> None:
@@ -203,3 +216,17 @@ def test_the_command_line(run: Callable[..., Any], config: Path) -> None:
     document = run("log", BOOK, "--json").json
     assert [entry["state"] for entry in document["ledgers"][0]["entries"]] == ["done", "done"]
     assert json.dumps(document)
+    assert run("log").code == 0
+    BOOK.write_text("".join(BOOK.read_text().splitlines(keepends=True)[i] for i in (0, 2, 3)))
+    done = run("log")
+    assert (done.code, run("log", "--json").code) == (1, 1)
+    assert "jsonl:2: the line before was changed or removed" in done.out
+
+
+def test_a_rollback_says_that_the_keys_are_back_though_the_file_moved_on(
+    run: Callable[..., Any], config: Path
+) -> None:
+    name = flip()
+    config.write_text(config.read_text() + "# elsewhere\n")
+    assert run("rollback", name).code == 0
+    assert "the keys of this entry say what they said before it" in run("rollback", name).out

@@ -33,6 +33,13 @@ MISTAKES = [
     ("steps: 1\n\tpure_nnx: true\n", NEW, [(2, "tab")]),
     ("pure_nnx: [true\n", OURS, [(2, "yaml")]),
     ("pure_nnx: true\n---\nb: 1\n", OURS, [(2, "yaml")]),
+    ("run_name: a\n---\nsteps: 3\n", OURS, [(2, "yaml")]),
+    ("run_name: a\n\tsteps: 3\n", OURS, [(2, "tab")]),
+    ("run_name:\ta\nsteps: 3\n", OURS, [(1, "tab")]),
+    ("run_name: a\0\n", OURS, [(1, "yaml")]),
+    ("run_name: a\nenable_nnx: &n false\npure_nnx: *n\n", OURS, [(3, "yaml")]),
+    ("base: &b {enable_nnx: false}\n<<: *b\nrun_name: a\n", OURS, [(2, "yaml")]),
+    ("run_name: a\nenable_nnx: !!str false\n", OURS, [(2, "yaml")]),
     ("steps: 1\npure_nnx: true\n", OURS, [(2, "combination")]),
     ("steps: 1\npure_nnx_decoder: true\n", OURS, [(2, "combination")]),
     ("a: 1\nsteps: 1\nenable_nnx: false\n", NEW, [(3, "combination")]),
@@ -71,6 +78,7 @@ GOOD = [
     ("steps: 1\npure_nnx: ${oc.env:NNX}\n", NEW),
     ("num_experts: 8\npure_nnx: false\n", OURS),  # MaxText's, and none is here: no more to say
     ("# pure_nnx: 'true'\nsteps: 1\n", OURS),
+    ("a: &on true\nsteps: 1\npure_nnx: *on\n", NEW),  # MaxText takes aliases
     ("quantization: int8\nuse_qwix_quantization: true\npure_nnx: true\n", NEW),
     # No configurations:
     ("", OURS),
@@ -108,6 +116,20 @@ def test_bytes_that_are_no_text(here: Path) -> None:
     Path("b.yml").write_bytes(b"\xff\xfe\n")
     (finding,) = lint.lint(["a.yml", "b.yml"])
     assert (finding.path, finding.code) == ("a.yml", "yaml")
+    Path("a.yml").write_bytes(b"run_name: a # \xfc\n")
+    Path("b.yml").write_text("run_name: a\n", "utf-16")
+    assert [item.path for item in lint.lint(["a.yml", "b.yml"])] == ["a.yml", "b.yml"]
+
+
+def test_what_is_no_configuration_is_skipped_by_name(run: Callable[..., Any], here: Path) -> None:
+    for name, text in {"list": "- a\n", "ci": "on: [push]\n", "none": "# a\n"}.items():
+        Path(f"{name}.yml").write_text(text)
+    done = run("lint", "list.yml", "ci.yml", "none.yml")
+    assert done.code == 0
+    assert "list.yml: skipped: no configuration: expected `key: value` lines" in done.out
+    assert "SKIP: 0 findings in 0 files; 3 files skipped" in done.out
+    done = run("lint", "list.yml", "--json")
+    assert [item["path"] for item in done.json["skipped"]] == ["list.yml"]
 
 
 def test_the_command_line(run: Callable[..., Any], here: Path) -> None:

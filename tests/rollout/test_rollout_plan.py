@@ -344,3 +344,18 @@ def test_the_text_of_a_plan(run: Callable[..., Any], config: Path) -> None:
     assert "evidence: maxmig parity run run.yml --control linen --candidate" in done.out
     assert "--direct goes to the goal at once" in done.err
     assert json.loads(Path("plan.json").read_text())["goal"] == "nnx"
+
+
+def test_no_card_is_recommended_where_none_can_be(run: Callable[..., Any], here: Path) -> None:
+    write("a: &off false\nscan_layers: true\npure_nnx: *off\n")
+    words = ("plan", "--to", "nnx", "--direct", "--era", "default-true", "-o", "plan.json")
+    done = run(*words, "mt.yml")
+    assert done.code == 0
+    assert "no card:  mt.yml: maxmig cannot load it" in done.out
+    assert "aliases (*name) are not accepted" in done.out
+    assert "apply plan.json --assured" in done.out
+    assert "--card" not in done.out
+    write("scan_layers: true\npure_nnx: false\n")  # the control: maxmig can load this one
+    done = run(*words, "mt.yml")
+    assert "apply it: maxmig flags apply plan.json --card parity\n" in done.out
+    assert "no card:" not in done.out

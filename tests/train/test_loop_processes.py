@@ -1,6 +1,5 @@
 """Two real processes on the loopback, training data-parallel as one run."""
 
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -32,7 +31,7 @@ def together(folder: Path, *argv: str) -> list[tuple[int, str, str]]:
         port = probe.getsockname()[1]
     processes = []
     for index in range(2):
-        env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(helpers.ROOT)}
+        env = helpers.environment()
         env |= dict(zip(VARIABLES, (f"127.0.0.1:{port}", "2", str(index)), strict=True))
         processes.append(runs.start(*argv, cwd=folder, env=env))
     try:

@@ -33,11 +33,6 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     runs.alone(monkeypatch)
 
 
-def environment() -> dict[str, str]:
-    """As this process has it, but with one device."""
-    return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(helpers.ROOT)}
-
-
 def read(path: Path) -> list[dict[str, Any]]:
     return runs.records(path) if path.exists() else []
 
@@ -54,7 +49,7 @@ def begin(folder: Path, *overrides: str, stage: Stage) -> "subprocess.Popen[str]
     """A long run; it is known that it trains when this returns."""
     argv = runs.arguments(folder, *RUN, *overrides, stage=stage)
     config = helpers.ROOT / "configs" / "tiny_llama2.yml"
-    process = runs.start("train", str(config), *argv, cwd=folder, env=environment())
+    process = runs.start("train", str(config), *argv, cwd=folder, env=helpers.environment())
     wait(lambda: len(read_safely(folder)) >= 5, process)
     return process
 
@@ -93,7 +88,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
     # As printed, with an end that is near.
     words = [sys.executable, "-m", *command, f"steps={step + 2}"]
     again = subprocess.run(
-        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        words, cwd=tmp_path, env=helpers.environment(), capture_output=True, text=True, timeout=120
     )
     assert again.returncode == 0, again.stderr
     assert f"start    step {step} of" in again.stderr
@@ -125,7 +120,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(slow), "train", str(config), *argv],
         cwd=tmp_path,
-        env=environment(),
+        env=helpers.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -203,7 +198,7 @@ class TestKill:
         died = subprocess.run(
             [sys.executable, "-c", code, "train", str(config), *argv],
             cwd=tmp_path,
-            env=environment(),
+            env=helpers.environment(),
             capture_output=True,
             text=True,
             timeout=120,

@@ -1,5 +1,8 @@
 """The five rungs: each proves what it is; all start alike and train alike, bit for bit."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import helpers
@@ -152,6 +155,15 @@ def test_all_rungs_train_bit_for_bit_alike(run: str) -> None:
     for stage in Stage:
         assert results[stage][0] == metrics, stage
         helpers.same(results[stage][1], state)
+
+
+def test_exactness_does_not_hang_on_how_the_tests_compile() -> None:
+    """The same with XLA's own settings, which users have; conftest.py makes faster ones."""
+    env = os.environ | {"XLA_FLAGS": "", "MAXMIG_XLA_DEFAULTS": "1"}
+    run = f"{__file__}::test_all_rungs_train_bit_for_bit_alike[adamw]"
+    words = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", run]
+    done = subprocess.run(words, cwd=helpers.ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def masked(path: str) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maxmig.converters.engine import plan as engine_plan
     from maxmig.converters.engine.options import Options
 
+_FILES = (".npz", ".npy", ".h5", ".hdf5", ".pt", ".pth", ".bin", ".pkl", ".pickle", ".zip", ".json")
 _VERIFY = ("full", "deep", "sample", "none")
 
 
@@ -33,28 +34,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYOUT",
         help="layout of the result: linen, nnx (the counterpart in SRC's family), or any by name",
     )
-    parser.add_argument(
-        "--from", dest="layout", metavar="LAYOUT", help="layout of SRC (default: found out)"
-    )
     common.add_step(parser)
-    parser.add_argument(
-        "--scan",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="stack the layers, or take them apart (default: as in SRC)",
-    )
-    parser.add_argument(
-        "--scan-axis",
-        type=common.count,
-        metavar="K",
-        help="layer axis of the result; the last one of an array that has fewer",
-    )
-    parser.add_argument(
-        "--from-scan-axis",
-        type=common.count,
-        metavar="K",
-        help="layer axis of SRC, where neither metadata nor shapes tell it",
-    )
+    common.add_layers(parser)
     _mapping_arguments(parser)
     parser.add_argument(
         "--params-only",
@@ -64,7 +45,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the plan, read and write no array"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the step in DST (or the file) if it exists",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="go on with a conversion that was stopped or killed"
     )
@@ -72,7 +57,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _mapping_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--map", metavar="FILE", help="a mapping file (see `maxmig ckpt map`)")
     parser.add_argument(
         "--dtype",
         metavar="TYPE",
@@ -85,6 +69,11 @@ def _mapping_arguments(parser: argparse.ArgumentParser) -> None:
         default="derive",
         help="random state: kept where it has a place, else derived from (seed, path, step) when "
         "it is needed (default); refuse to leave any out; leave all out",
+    )
+    parser.add_argument(
+        "--key-impl",
+        choices=("threefry2x32", "rbg", "unsafe_rbg"),
+        help="the kind of the random keys that SRC holds as raw words, as a msgpack file does",
     )
     parser.add_argument("--seed", type=common.count, metavar="N", help="what it is derived from")
     parser.add_argument(
@@ -111,6 +100,11 @@ def _engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--copy", action="store_true", help="share no data file with SRC by hard links"
+    )
+    parser.add_argument(
+        "--no-fsync",
+        action="store_true",
+        help="do not wait for the disk: faster, but a power failure may take the result",
     )
     parser.add_argument(
         "--ocdbt",
@@ -145,11 +139,23 @@ def _processes(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.scan is False and args.scan_axis is not None:
-        raise errors.ConfigError(
-            "--no-scan and --scan-axis contradict: layers that are apart have no layer axis; "
-            "drop one (the axis of SRC is --from-scan-axis)"
-        )
+    try:
+        return _converted(args)
+    except (KeyboardInterrupt, errors.Interrupted) as stopped:
+        if args.processes > 1 and os.environ.get("JAX_PROCESS_ID", "0") != "0":
+            return errors.Interrupted.exit_code  # the first of the processes says it
+        if isinstance(stopped, errors.Interrupted):
+            raise
+        raise errors.Interrupted(
+            "interrupted before any chunk was written; the same command starts again"
+        ) from stopped
+
+
+def _converted(args: argparse.Namespace) -> int:
+    if args.processes > 1 and "://" in args.destination:
+        from maxmig.converters.engine import remote
+
+        raise errors.ConfigError(f"{args.destination}: {remote.ALONE}")
     if args.processes > 1 and not args.dry_run and "JAX_COORDINATOR_ADDRESS" not in os.environ:
         from maxmig.converters.engine import launch
 
@@ -159,41 +165,56 @@ def _run(args: argparse.Namespace) -> int:
             console.emit_json(json.JSONDecoder().raw_decode(told, told.index("{"))[0])
         return code
     from maxmig.converters import checkpoint, convert
-    from maxmig.converters.mapping import files
 
-    document = files.read(args.map) if args.map else None
-    hints = document.hints if document else None
+    layers = common.layers(args)
+    hints = layers["map_file"].hints if args.map else None
     source = checkpoint.read(args.source, step=args.step, layout=args.layout, hints=hints)
     todo = convert.plan(
         source,
         args.to,
-        scan=args.scan,
-        scan_axis=args.scan_axis,
-        from_scan_axis=args.from_scan_axis,
+        **layers,
         params_only=args.params_only,
-        map_file=document,
         dtype=args.dtype,
         random=args.random,
         seed=args.seed,
         optimizer=args.optimizer,
+        key_impl=args.key_impl,
         container=_container(args.destination),
     )
     prepared = convert.prepare(todo, args.destination, _options(args))
     _show(todo, prepared)
-    made, checked = None, None
-    if not args.dry_run:
-        made, checked = _convert(args, todo, prepared)
-    elif not args.overwrite and os.path.lexists(args.destination):
-        console.out(f"note       {args.destination} exists already: --overwrite would be needed")
+    told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
+    if args.dry_run:
+        return _dry_run(args, todo, prepared, told)
+    made, checked = _convert(args, todo, prepared)
     if args.json:
         console.emit_json(_document(args, todo, prepared, made, checked))
-    told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
-    if made is None:
-        console.out(f"dry run    nothing written; would be {told}")
-    else:
-        console.out(f"verified   {checked}")
-        console.out(f"written    {made}: {told}")
+    console.out(f"verified   {checked}")
+    console.out(f"written    {made}: {told}")
     return 0
+
+
+def _dry_run(
+    args: argparse.Namespace, todo: "convert.Plan", prepared: "engine_plan.Plan", told: str
+) -> int:
+    """Says what a run would do, or that it would be refused; the exit code is that of the run."""
+    from maxmig.converters import convert
+
+    there = convert.replaced(prepared, args.destination)
+    if there:
+        console.out(f"note       {there}: --overwrite would replace all of it by the result")
+    asked = {"overwrite": args.overwrite, "resume": args.resume}
+    refused = convert.refusal(prepared, args.destination, **asked)
+    if args.json:
+        document = _document(args, todo, prepared, None, None)
+        told_json = None if refused is None else str(refused)
+        console.emit_json(document | {"replaces": there, "refused": told_json})
+    if refused is None:
+        console.out(f"dry run    nothing written; would be {told}")
+        return 0
+    console.out(f"refused    {refused}")
+    console.out(f"dry run    nothing written; the run would end with exit code {refused.exit_code}")
+    return refused.exit_code
 
 
 def _container(destination: str) -> str:
@@ -201,6 +222,11 @@ def _container(destination: str) -> str:
     for suffix in ("safetensors", "msgpack"):
         if destination.endswith(f".{suffix}"):
             return suffix
+    if destination.lower().endswith(_FILES):
+        console.note(
+            f"note: {destination} will be a directory of steps, whatever its name says; only names "
+            "that end in .msgpack or .safetensors make one file"
+        )
     return "orbax"
 
 
@@ -211,6 +237,7 @@ def _options(args: argparse.Namespace) -> "Options":
         max_memory=args.max_memory,
         verify=args.verify,
         link=not args.copy,
+        fsync=not args.no_fsync,
         ocdbt=args.ocdbt,
         zarr=args.zarr,
         chunk=args.chunk,
@@ -251,6 +278,7 @@ def words(args: argparse.Namespace, *, resume: bool = False) -> list[str]:
         ("--random", args.random if args.random != "derive" else None),
         ("--seed", args.seed),
         ("--optimizer", args.optimizer),
+        ("--key-impl", args.key_impl),
         ("--from", args.layout),
         ("--step", args.step),
         ("--scan-axis", args.scan_axis),
@@ -259,12 +287,12 @@ def words(args: argparse.Namespace, *, resume: bool = False) -> list[str]:
         ("--max-memory", args.max_memory if args.max_memory != 4 << 30 else None),
         ("--chunk", args.chunk if args.chunk != 64 << 20 else None),
         ("--verify", args.verify if args.verify != "full" else None),
-        ("--processes", args.processes if resume and args.processes > 1 else None),
+        ("--processes", args.processes if args.processes > 1 else None),
     ):
         found += [] if value is None else [flag, str(value)]
     for name, choice in (("scan", args.scan), ("ocdbt", args.ocdbt)):
         found += [] if choice is None else [f"--{name}" if choice else f"--no-{name}"]
-    for flag in ("params_only", "overwrite", "copy"):
+    for flag in ("params_only", "overwrite", "copy", "no_fsync"):
         found += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
     found += ["--resume"] if resume or args.resume else []
     found += ["--json"] if args.json else []

@@ -10,7 +10,7 @@ from maxmig.cli.ckpt import common
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from maxmig.converters.verdicts import Report
+    from maxmig.converters.compare.verdicts import Report
 
 _LISTS = {  # option: (signs of the leaves that it lists, help)
     "match": ("=~", "leaves that are equal"),
@@ -41,11 +41,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     for name, (signs, told) in _LISTS.items():
         shown = " and ".join(signs)
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {told} ({shown}) to FILE")
+    common.add_map(parser, "its rules are carried out on A before it is compared")
     common.add_max_memory(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from maxmig.converters import checkpoint, diff
+    from maxmig.converters import checkpoint
+    from maxmig.converters.compare import diff
+    from maxmig.converters.mapping import files
 
     tolerant = args.rtol is not None or args.atol is not None
     if args.bitwise + tolerant + (args.ulp is not None) > 1:
@@ -54,7 +57,9 @@ def _run(args: argparse.Namespace) -> int:
         )
     lists = _lists(args)
     tolerance = diff.Tolerance(args.rtol or 0.0, args.atol or 0.0, args.ulp or 0)
-    a, b = checkpoint.read(args.a), checkpoint.read(args.b)
+    document = files.read(args.map) if args.map else None
+    hints = document.hints if document else None
+    a, b = checkpoint.read(args.a, hints=hints), checkpoint.read(args.b)
     total = sum(leaf.nbytes for side in (a, b) for leaf in side.leaves.values())
     with console.progress("compare", total=total) as bar:
         report = diff.diff(
@@ -63,6 +68,7 @@ def _run(args: argparse.Namespace) -> int:
             only=args.only,
             tolerance=tolerance,
             cast=args.cast,
+            rules=document.rules if document else (),
             max_memory=args.max_memory,
             progress=lambda nbytes: bar.advance(bar.task_ids[0], nbytes),
         )
@@ -104,12 +110,7 @@ def _lists(args: argparse.Namespace) -> list[tuple[Path, str | None]]:
     if args.combined is not None:
         found.append((Path(args.combined), None))
     for file, _ in found:
-        try:
-            file.write_text("")
-        except OSError as error:
-            raise errors.ConfigError(
-                f"{file}: expected a file that can be written, but {error.strerror}"
-            ) from error
+        common.write(file, "")
     return found
 
 
@@ -117,7 +118,7 @@ def _write(file: Path, report: "Report", signs: str | None) -> None:
     """One leaf a line: its sign and path, or its path alone in a list of one kind."""
     lines = [line for line in report.lines if signs is None or line.sign in signs]
     told = [f"{line.sign} {line.path}" if signs is None else line.path for line in lines]
-    file.write_text("".join(console.printable(text).replace("\n", " ") + "\n" for text in told))
+    common.write(file, "".join(console.printable(text).replace("\n", " ") + "\n" for text in told))
 
 
 VERB = Verb(

@@ -16,28 +16,21 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", metavar="LAYOUT", help="layout of the result (default: the other framework's)"
     )
-    parser.add_argument("--from", dest="layout", metavar="LAYOUT", help="layout of SRC")
     common.add_step(parser)
-    parser.add_argument("--map", metavar="FILE", help="a mapping file")
-    parser.add_argument(
-        "--scan",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="stack the layers, or take them apart",
-    )
+    common.add_layers(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     from maxmig.converters import checkpoint, mapping
-    from maxmig.converters.mapping import explain, files
+    from maxmig.converters.mapping import explain
 
-    document = files.read(args.map) if args.map else None
-    hints = document.hints if document else None
+    layers = common.layers(args)
+    hints = layers["map_file"].hints if args.map else None
     source = checkpoint.read(args.source, step=args.step, layout=args.layout, hints=hints)
     to = args.to
     if to is None and args.map is None:
         to = "nnx" if source.layout.family == "linen" else "linen"
-    planned = mapping.planned(source, to, scan=args.scan, map_file=document)
+    planned = mapping.planned(source, to, **layers)
     told = explain.explain(planned, args.leaf)
     if args.json:
         console.emit_json(dataclasses.asdict(told))

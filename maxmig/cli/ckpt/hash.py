@@ -16,17 +16,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leaves", action="store_true", help="show the digest of each leaf and section as well"
     )
+    common.add_map(parser, "the digest is that of the state after its rules")
     common.add_max_memory(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from maxmig.converters import checkpoint, hash
+    from maxmig.converters import checkpoint
+    from maxmig.converters.compare import hash
+    from maxmig.converters.mapping import files
 
-    source = checkpoint.read(args.path, step=args.step)
+    document = files.read(args.map) if args.map else None
+    hints = document.hints if document else None
+    source = checkpoint.read(args.path, step=args.step, hints=hints)
     with console.progress("hash", total=sum(x.nbytes for x in source.leaves.values())) as bar:
         found = hash.fingerprint(
             source,
             only=args.only,
+            rules=document.rules if document else (),
             max_memory=args.max_memory,
             progress=lambda nbytes: bar.advance(bar.task_ids[0], nbytes),
         )

@@ -19,21 +19,11 @@ _SHOWN = 400
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", nargs="?", help=common.PATH_HELP)
     parser.add_argument("--to", metavar="LAYOUT", help="layout of the result")
-    parser.add_argument("--from", dest="layout", metavar="LAYOUT", help="layout of SRC")
     common.add_step(parser)
-    parser.add_argument("--map", metavar="FILE", help="check this mapping file against SRC")
+    common.add_layers(parser)
     parser.add_argument("--invert", metavar="FILE", help="write the way back of a mapping file")
     parser.add_argument("--out", metavar="FILE", help="write to a file instead of the screen")
     parser.add_argument("--show", action="store_true", help="show where every leaf goes")
-    parser.add_argument(
-        "--scan",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="stack the layers, or take them apart",
-    )
-    parser.add_argument(
-        "--scan-axis", type=common.count, metavar="K", help="layer axis of the result"
-    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -47,12 +37,10 @@ def _run(args: argparse.Namespace) -> int:
         return _emit(args, back, f"# The way back of {Path(args.invert).name}.\n")
     if not args.source:
         raise errors.ConfigError("expected SRC, a checkpoint, or --invert FILE")
-    document = files.read(args.map) if args.map else None
-    hints = document.hints if document else None
+    layers = common.layers(args)
+    hints = layers["map_file"].hints if args.map else None
     source = checkpoint.read(args.source, step=args.step, layout=args.layout, hints=hints)
-    planned = mapping.planned(
-        source, args.to, scan=args.scan, scan_axis=args.scan_axis, map_file=document
-    )
+    planned = mapping.planned(source, args.to, **layers)
     if args.show or (args.map and not args.out):
         return _show(args, planned)
     return _emit(args, planned.document, _head(planned))
@@ -61,10 +49,7 @@ def _run(args: argparse.Namespace) -> int:
 def _emit(args: argparse.Namespace, document: "Document", head: str) -> int:
     text = head + document.to_yaml()
     if args.out:
-        try:
-            Path(args.out).write_text(text, "utf-8")
-        except OSError as error:
-            raise errors.ConfigError(f"{args.out}: cannot be written: {error.strerror}") from error
+        common.write(args.out, text)
     if args.json:
         console.emit_json({"file": args.out, "mapping": text})
     elif args.out:

@@ -13,16 +13,23 @@ def run(args: argparse.Namespace) -> int:
     from maxmig.rollout import lint
 
     names = framework.split_configs(args.configs, args.overrides)
-    found = lint.lint(names, framework.choice(args))
+    done = lint.check(names, framework.choice(args))
+    found, skipped = done.findings, done.skipped
     if args.json:
-        console.emit_json({"files": len(names), "findings": found})
+        console.emit_json({"files": len(names), "findings": found, "skipped": skipped})
     else:
-        for finding in found:
-            console.out(str(finding))
-        files = f"{len(names)} file{'s' if len(names) > 1 else ''}"
-        count = f"{len(found)} finding{'s' if len(found) != 1 else ''}"
-        console.out(console.status("FAIL" if found else "PASS").append(f": {count} in {files}"))
+        for told in (*found, *skipped):
+            console.out(str(told))
+        files = _count(len(names) - len(skipped), "file")
+        left = f"; {_count(len(skipped), 'file')} skipped" if skipped else ""
+        verdict = "FAIL" if found else "SKIP" if len(skipped) == len(names) else "PASS"
+        count = f": {_count(len(found), 'finding')} in {files}{left}"
+        console.out(console.status(verdict).append(count))
     return ExitCode.DIFFERENCE if found else ExitCode.PASS
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from maxmig import errors
 from maxmig.cli import console
+from maxmig.cli.exit_codes import ExitCode
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ _STATES = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the entries of the ledgers, the newest last."""
+    """Prints the entries of the ledgers, the newest last; 1 if a line was edited or lost."""
     from maxmig.rollout import ledger
 
     books = [ledger.read(place) for place in _places(args.paths)]
+    code = ExitCode.DIFFERENCE if any(book.problems for book in books) else ExitCode.PASS
     if args.json:
         console.emit_json(
             {
@@ -38,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
                 ]
             }
         )
-        return 0
+        return code
     for book in books:
         _print(book)
     if not books:
         console.out(f"no {ledger.NAME} here, above or below: nothing was flipped with maxmig yet")
-    return 0
+    return code
 
 
 def _places(paths: list[str]) -> list[Path]:
@@ -70,7 +72,7 @@ def _print(book: "Ledger") -> None:
     for entry in book.entries:
         _print_entry(entry, taken_back.get(entry.id))
     for problem in book.problems:
-        console.out(console.status("WARN").append(f" {problem}"))
+        console.out(console.status("FAIL").append(f" {problem}"))
 
 
 def _print_entry(entry: "Entry", taken_back_by: str | None) -> None:

@@ -53,9 +53,7 @@ def _print(made: "Plan", output: str | None) -> None:
     count = f"{len(made.files)} file{'s' if len(made.files) > 1 else ''}"
     console.out(f"\n{count}: {todo} to change, {blocked} blocked. No configuration was touched.")
     if todo and output:
-        for command in _evidence(made):
-            console.out(f"evidence: {command}")
-        console.out(f"apply it: {_apply(made, output)}")
+        _print_next(made, output)
     elif todo:
         console.note("keep it with -o plan.json, to apply exactly this")
     if made.goal != made.files[0].candidate and any(file.left for file in made.files):
@@ -87,20 +85,21 @@ def _told(change: "Change") -> str:
     return f"{change.line:>4} {change.key}: {change.old or '(empty)'} -> {change.new}{other}"
 
 
-def _evidence(made: "Plan") -> list[str]:
-    """What makes the cards; for a MaxText file, if maxmig can load it."""
+def _print_next(made: "Plan", output: str) -> None:
+    """How to show parity, where maxmig can load the file, and how to apply the plan."""
     from maxmig.rollout import evidence
 
-    return [
-        evidence.parity_command(file.path, file.control, file.candidate)
-        for file in made.pending
-        if file.control and file.needs_evidence and file.framework["name"] == "maxmig"
-    ]
-
-
-def _apply(made: "Plan", output: str) -> str:
-    card = " --card parity" if any(file.needs_evidence for file in made.files) else ""
-    return f"maxmig flags apply {shlex.quote(output)}{card}"
+    asked = [file for file in made.pending if file.needs_evidence]
+    without = {file.path: evidence.unloadable(Path(file.path), file.candidate) for file in asked}
+    for file in asked:
+        if without[file.path]:
+            console.out(f"no card:  {file.path}: {without[file.path]}")
+        elif file.control and file.framework["name"] == "maxmig":
+            command = evidence.parity_command(file.path, file.control, file.candidate)
+            console.out(f"evidence: {command}")
+    card = " --card parity" if not all(without.values()) else ""
+    assured = ' --assured "how you compared them yourself"' if any(without.values()) else ""
+    console.out(f"apply it: maxmig flags apply {shlex.quote(output)}{card}{assured}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

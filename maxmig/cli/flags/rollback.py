@@ -18,7 +18,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         console.emit_json(done.document())
     else:
-        outcome.show(done, nothing="nothing to do: the files are as they were before")
+        outcome.show(
+            done, nothing="nothing to do: the keys of this entry say what they said before it"
+        )
     return 0
 
 

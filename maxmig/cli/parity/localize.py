@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_config_arguments(parser, optional=True)
+    common.add_config_arguments(parser, optional="this or --pair is needed")
     add_sides(parser)
     parser.add_argument(
         "--pair",
@@ -64,7 +64,8 @@ def _of_pair(args: argparse.Namespace) -> "Localization":
     common.setup_devices(args.simulate_devices)
     from maxmig.parity.pairs import locate
 
-    return locate.locate(args.pair, mapping=args.mapping)
+    folder = Path(args.repro) if args.repro else None
+    return locate.locate(args.pair, mapping=args.mapping, folder=folder)
 
 
 def _of_config(args: argparse.Namespace) -> "Localization":
@@ -133,6 +134,10 @@ def _verdict(found: "Localization") -> str:
         return "another way of writing it, but in float64 the same"
     if found.verdict.value == "FAIL":
         return "the sides compute different things"
+    if found.shadow is not None and found.shadow.unshadowable:
+        return "not proved, and float64 cannot tell"
+    if found.shadow is not None and found.shadow.untaken:
+        return f"in float64 the same, but {found.shadow.untaken[0]}"
     return "in float64 the same, but one side rounds where the other does not"
 
 
@@ -166,7 +171,7 @@ VERB = Verb(
         "maxmig parity localize configs/tiny_llama2.yml",
         "maxmig parity localize configs/tiny_llama2.yml scan_layers=false --bug epsilon "
         "--repro maxmig_output/repro",
-        "maxmig parity localize --pair my_package.migration:mlp",
+        "maxmig parity localize --pair my_package.migration:mlp --repro repro",
     ),
     add_arguments=_add_arguments,
     run=run,

@@ -16,15 +16,17 @@ _ONLY_WITH_CONFIG = {
     "--candidate": "nnx",
     "--checkpoint": None,
     "--dtype": None,
-    "--tokens": None,
-    "--noise": None,
     "--only": None,
     "--ladder": False,
     "--allow-same": False,
     "--gate-performance": None,
     "--bug": None,
-    "--repro": None,
     "--length": None,
+    "--tokens": None,
+    "--stage": "linen",
+    "--steps": 5,  # a pair says its own
+    "--policy": "auto",
+    "--rows": 2,
 }
 
 
@@ -44,8 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, *, allowed: tuple[str, ...] = ()) -> None:
     """Refuses options that do not go together.
+
+    Args:
+        args: of the command line.
+        allowed: options that otherwise go with CONFIG alone.
 
     Raises:
         ConfigError: neither CONFIG nor --pair is given, or both, or options of the other.
@@ -63,8 +69,20 @@ def check(args: argparse.Namespace) -> None:
     if args.config is not None:
         raise errors.ConfigError(f"expected CONFIG or --pair, got both: {args.config}, {args.pair}")
     for option, default in _ONLY_WITH_CONFIG.items():
-        if getattr(args, option[2:].replace("-", "_"), default) != default:
+        given = getattr(args, option[2:].replace("-", "_"), default)
+        if given != default and option not in allowed:
             raise errors.ConfigError(f"{option} goes with CONFIG, not with --pair")
+
+
+def side(args: argparse.Namespace) -> str:
+    """The side of a pair that `--stage` names.
+
+    Raises:
+        ConfigError: it is a rung that a pair does not have.
+    """
+    if args.stage not in ("linen", "nnx"):
+        raise errors.ConfigError(f"--stage {args.stage}: a pair has the sides linen and nnx")
+    return str(args.stage)
 
 
 def compare(args: argparse.Namespace) -> "Report":
@@ -74,10 +92,11 @@ def compare(args: argparse.Namespace) -> "Report":
         ConfigError, DataError: the pair, its inputs or the mapping cannot be used.
     """
     common.setup_devices(args.simulate_devices)
-    from maxmig.parity import levels, pairs
+    from maxmig.parity import levels, pairs, request
 
     return pairs.run(
         args.pair,
+        noise=request.read_noise(args.noise) if args.noise else None,
         levels=levels.parse(args.level),
         mapping=args.mapping,
         save_mapping=args.save_mapping,
@@ -90,4 +109,6 @@ def _command(args: argparse.Namespace) -> str:
     words = ["maxmig", "parity", "run", "--pair", args.pair, "--level", args.level]
     if args.mapping:
         words += ["--mapping", args.mapping]
+    if args.noise:
+        words += ["--noise", args.noise]
     return shlex.join(words)

@@ -17,12 +17,13 @@ from maxmig.cli.verb import Verb
 if TYPE_CHECKING:
     from maxmig.config import Config
     from maxmig.parity import Report
+    from maxmig.parity.parts import Part
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_config_arguments(parser, optional=True)
+    common.add_config_arguments(parser, optional="this or --pair is needed")
     own.add_arguments(parser)
     add_sides(parser)
     parser.add_argument(
@@ -59,6 +60,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="one more batch of unbroken rows of N tokens, for faults that grow with the distance",
     )
+    _add_judgement(parser)
+
+
+def _add_judgement(parser: argparse.ArgumentParser) -> None:
+    """What counts as equal, and where it is written."""
     parser.add_argument(
         "--policy",
         choices=("auto", "bitwise", "ratio"),
@@ -100,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from maxmig.parity import folder, levels
 
     levels.parse(args.level)  # refused before a folder is made
+    if args.ladder and args.report:
+        raise errors.ConfigError("--report writes one page; with --ladder give --run-dir instead")
     page = parity.html.destination(args.report) if args.report else None
     if args.run_dir:
         place = folder.prepare(args.run_dir)
@@ -154,8 +162,6 @@ def _ladder(args: argparse.Namespace, cfg: "Config", place: Path) -> int:
     from maxmig.config import LADDER
     from maxmig.parity import folder
 
-    if args.report:
-        raise errors.ConfigError("--report writes one page; with --ladder give --run-dir instead")
     names = [stage.value for stage in LADDER]
     pairs = [*itertools.pairwise(names), (names[0], names[-1])]
     reports: dict[str, Report] = {}
@@ -170,17 +176,40 @@ def _ladder(args: argparse.Namespace, cfg: "Config", place: Path) -> int:
         runs = {name: report.document() for name, report in reports.items()}
         console.emit_json({"exit_code": code, "run_dir": place, "runs": runs})
     else:
-        _print_ladder(reports)
+        _print_ladder(reports, {0: "PASS", 1: "FAIL"}.get(code, "INCONCLUSIVE"))
     console.note(f"run: {place}: a folder for each pair")
     return code
 
 
-def _print_ladder(reports: Mapping[str, "Report"]) -> None:
-    rows = [
-        (r.control.asked, r.candidate.asked, console.status(r.verdict.value), r.summary)
-        for r in reports.values()
-    ]
-    console.out(console.table(("control", "candidate", "verdict", "found"), rows))
+def _print_ladder(reports: Mapping[str, "Report"], verdict: str) -> None:
+    codes = dict.fromkeys(part.code for r in reports.values() for part in r.by_level)
+    rows = []
+    for r in reports.values():
+        told = {part.code: _short(part) for part in r.by_level}
+        words = console.status(r.verdict.value)
+        rows.append((r.control.asked, r.candidate.asked, words, *(told.get(c, "") for c in codes)))
+    console.out(console.table(("control", "candidate", "verdict", *codes), rows))
+    for name, r in reports.items():
+        for text in () if r else r.reasons:
+            console.out(f"{name.replace('_', ' against ')}: {text}")
+    agree = sum(map(bool, reports.values()))
+    console.out(console.status(verdict), f"{agree} of {len(reports)} pairs of rungs agree")
+
+
+def _short(part: "Part") -> str:
+    """What a level found, in few words."""
+    if part.verdict.value != "PASS":
+        return part.verdict.value
+    proofs = [c.details for c in part.checks if c.level == "static"]
+    if proofs:
+        return f"{sum(len(p.proved) for p in proofs)} outputs proved"
+    if part.level == "semantic":
+        outputs = [e for c in part.checks for e in c.details.errors]
+        worst = max(e.relative for e in outputs)
+        return f"{len(outputs)} {f'within {worst:.0e}' if worst else 'equal'}"
+    held = [c for c in part.checks if c.level != "settings" and c.concluded is None]
+    arrays = f"{sum(c.arrays for c in held):,} arrays"
+    return f"{arrays} {'bit for bit' if all(c.exact for c in held) else 'agree'}"
 
 
 def _command(args: argparse.Namespace, control: str, candidate: str) -> str:

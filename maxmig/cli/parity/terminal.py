@@ -44,12 +44,12 @@ def _subject(report: "Report") -> Iterator[tuple[str, str]]:
 
 
 def _row(check: "Check") -> tuple[Any, ...]:
-    from maxmig.parity.report import describe, needs
     from maxmig.parity.results import Verdict
+    from maxmig.parity.wording import bare, describe, needs
 
     verdict: Any = console.status(check.verdict.value) if check.gates else "reported"
     if check.concluded is not None:
-        return check.code, check.name, verdict, check.told or check.reason
+        return check.code, check.name, verdict, bare(check, check.told or check.reason)
     amount = f"{check.arrays:,} arrays, {check.elements:,} numbers: "
     if check.verdict is Verdict.FAIL:
         return check.code, check.name, verdict, describe(check)
@@ -66,6 +66,15 @@ def _error(check: "Check") -> str:
 
 
 def _remarks(report: "Report") -> Iterator[tuple[str, str]]:
+    from maxmig.parity.results import Verdict
+
+    parts = (_coverage(report), _difference(report))
+    failed = report.verdict is Verdict.FAIL  # then what differs comes first
+    for part in reversed(parts) if failed else parts:
+        yield from part
+
+
+def _coverage(report: "Report") -> Iterator[tuple[str, str]]:
     c = report.coverage
     if c.parameters:
         longest = max((i.length for i in report.inputs), default=0)
@@ -82,6 +91,9 @@ def _remarks(report: "Report") -> Iterator[tuple[str, str]]:
             yield "", f"{title} ({len(paths)}): {', '.join(paths)}"
     for note in report.notes:
         yield "note", note
+
+
+def _difference(report: "Report") -> Iterator[tuple[str, str]]:
     first = report.divergence
     if first is not None:
         yield "first", f"{first.path or 'unnamed'}: {', '.join(first.differences)}"

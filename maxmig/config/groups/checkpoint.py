@@ -24,6 +24,9 @@ class Checkpoint(Group):
     )
     checkpoint_storage_use_ocdbt: bool = key(True, "Stores the arrays in one OCDBT database.")
     checkpoint_storage_use_zarr3: bool = key(True, "Stores the arrays as Zarr version 3.")
+    checkpoint_checksums: Literal["auto", "on", "off"] = key(
+        "auto", "Writes checksums of all arrays with them; auto: of a state of up to 1 GiB."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Checkpoint":

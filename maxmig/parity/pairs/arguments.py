@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,14 +66,38 @@ def of_sides(pair: Pair) -> tuple[Call, Call]:
     Raises:
         ConfigError: a method is missing, or takes other arguments.
     """
-    linen = _call(pair, "linen", pair.linen, pair.method)
-    nnx = _call(pair, "nnx", pair.nnx, pair.nnx_method or pair.method)
+    linen = of_linen(pair)
+    return linen, of_nnx(pair, linen.names)
+
+
+def of_linen(pair: Pair) -> Call:
+    """The call of the Linen side alone.
+
+    Raises:
+        ConfigError: the method is missing, or takes other arguments.
+    """
+    call = _call(pair, "linen", pair.linen, pair.method)
+    for mode in MODES:
+        _check(pair, "linen", call, mode)
+    return call
+
+
+def of_nnx(pair: Pair, names: Sequence[str]) -> Call:
+    """The call of the NNX side.
+
+    Args:
+        pair: what the user gave.
+        names: the parameters of the Linen method.
+
+    Raises:
+        ConfigError: the method is missing, or takes other arguments.
+    """
+    call = _call(pair, "nnx", pair.nnx, pair.nnx_method or pair.method)
     if pair.nnx_inputs is None:
-        nnx = dataclasses.replace(nnx, args=_without_switches(linen, nnx))
-    for side, call in (("linen", linen), ("nnx", nnx)):
-        for mode in MODES:
-            _check(pair, side, call, mode)
-    return linen, nnx
+        call = dataclasses.replace(call, args=_without_switches(tuple(names), call))
+    for mode in MODES:
+        _check(pair, "nnx", call, mode)
+    return call
 
 
 def _call(pair: Pair, side: str, module: Any, method: str) -> Call:
@@ -93,11 +117,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
-def _without_switches(linen: Call, nnx: Call) -> tuple[Any, ...]:
+def _without_switches(linen: tuple[str, ...], nnx: Call) -> tuple[Any, ...]:
     """Positional arguments for the NNX side: a mode that only Linen takes is left out."""
-    named = list(zip(linen.names, linen.args, strict=False))
-    if len(named) < len(linen.args):
-        return linen.args
+    named = list(zip(linen, nnx.args, strict=False))
+    if len(named) < len(nnx.args):
+        return nnx.args
     return tuple(value for name, value in named if name not in SWITCHES or name in nnx.names)
 
 
@@ -156,7 +180,10 @@ def arrays(call: Call, mode: str) -> Arrays:
         names.append(name)
         static.append(None if is_array else leaf)
         if name is not None:
-            values[name] = jax.numpy.asarray(leaf)
+            if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OUSMm":
+                raise errors.ConfigError(f"{name}: expected numbers, got dtype {leaf.dtype}")
+            with jax.ensure_compile_time_eval():  # also where a function is being traced
+                values[name] = jax.numpy.asarray(leaf)
     return Arrays(values, tuple(names), tuple(static), tree)
 
 

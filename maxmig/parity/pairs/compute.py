@@ -3,13 +3,11 @@
 import dataclasses
 import functools
 import inspect
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.extend.core import jaxpr_as_fun
 
@@ -21,9 +19,12 @@ from maxmig.parity.pairs.linen_side import LinenSide
 from maxmig.parity.pairs.mapping import Mapping
 from maxmig.parity.pairs.nnx_side import NnxSide
 from maxmig.parity.pairs.pair import Pair, told
+from maxmig.parity.pairs.sown import SOWN, Sown, match
+from maxmig.parity.pairs.values import named, nested, positions, same, sorted_leaves, weighted
 
 Flat = dict[str, Any]
 OUTPUTS, GRADIENTS, STEP = "outputs", "gradients", "step"
+OF_INPUTS = "input_gradients"
 NAMES = (OUTPUTS, GRADIENTS, STEP)
 
 
@@ -58,7 +59,7 @@ class Computation:
     def inputs(self) -> Flat:
         """Every input of both sides: weights, state and arguments, by canonical name."""
         own, theirs = self.given
-        more = {} if self.pair.nnx_inputs is None else dict(theirs.values)
+        more = {name: theirs.values[path] for path, name in self._own_names.items()}
         left = {f"nnx/{path}": self.nnx.values[path] for path in self.unmapped}
         weights = {path: jnp.asarray(leaf) for path, leaf in self.linen.variables.items()}
         return more | dict(own.values) | weights | left
@@ -69,14 +70,42 @@ class Computation:
         made = {entry.target for entry in self.mapping.entries}
         return tuple(path for path in self.nnx.leaves if path not in made)
 
-    def functions(self, name: str) -> tuple[Callable[[Flat], Flat], Callable[[Flat], Flat]]:
-        """The function of each side called `outputs`, `gradients` or `step`."""
+    def functions(
+        self, name: str, keys: tuple[streams.Table, streams.Table] | None = None
+    ) -> tuple[Callable[[Flat], Flat], Callable[[Flat], Flat]]:
+        """The function of each side called `outputs`, `gradients` or `step`.
+
+        Args:
+            name: of the function.
+            keys: in place of the computation's own.
+        """
         both = {
             OUTPUTS: (self._linen_outputs, self._nnx_outputs),
             GRADIENTS: (self._linen_gradients, self._nnx_gradients),
             STEP: (self._linen_steps, self._nnx_steps),
         }[name]
-        return tuple(_shared(function) for function in both)  # type: ignore[return-value]
+        return tuple(  # type: ignore[return-value]
+            shared(function, table) for function, table in zip(both, keys or self.keys, strict=True)
+        )
+
+    @functools.cached_property
+    def asked(self) -> tuple[list[streams.Request], list[streams.Request]]:
+        """What each side asks of random streams in one call."""
+        return self.asks(0), self.asks(1)
+
+    def asks(self, side: int) -> list[streams.Request]:
+        """What one side asks of random streams in one call."""
+        _ = self.output_names  # lest the control is traced while the candidate is
+        return streams.requests((self._linen_outputs, self._nnx_outputs)[side], self.inputs)
+
+    @functools.cached_property
+    def keys(self) -> tuple[streams.Table, streams.Table]:
+        """Which random key each side is given at which place."""
+        return streams.align(*self.asked) or ({}, {})
+
+    def item(self, name: str) -> str:
+        """What a report calls it: the mode, or the last of the optimizer steps."""
+        return f"step {self.pair.steps}" if name == STEP else self.mode
 
     def program(self, name: str, side: int) -> programs.Program:
         """One side's function, traced once."""
@@ -93,13 +122,23 @@ class Computation:
         }
         return programs.trace(f"{name} ({self.mode})", self.functions(name)[side], shapes)
 
-    def compiled(self, name: str, side: int) -> Callable[[], Flat]:
-        """Runs one side's program on the inputs of the pair."""
+    def compiled(self, name: str, side: int) -> Callable[..., Flat]:
+        """Runs one side's program on the inputs of the pair, or on others."""
         program = self.program(name, side)
-        run = jax.jit(jaxpr_as_fun(program.jaxpr))
-        return lambda: dict(
-            zip(program.outputs, run(*(self.inputs[p] for p in program.inputs)), strict=True)
-        )
+        key = (name, side)
+        if key not in self._runs:
+            self._runs[key] = jax.jit(jaxpr_as_fun(program.jaxpr))
+
+        def run(inputs: Flat | None = None) -> Flat:
+            given = self.inputs if inputs is None else inputs
+            found = self._runs[key](*(given[p] for p in program.inputs))
+            return dict(zip(program.outputs, found, strict=True))
+
+        return run
+
+    @functools.cached_property
+    def _runs(self) -> dict[tuple[str, int], Callable[..., Any]]:
+        return {}
 
     @functools.cached_property
     def _programs(self) -> dict[tuple[str, int], programs.Program]:
@@ -111,30 +150,66 @@ class Computation:
 
     def _nnx_arguments(self, flat: Flat) -> tuple[tuple, dict]:
         own, theirs = self.given
-        values = flat
+        names = self._own_names
         if self.pair.nnx_inputs is None:  # the same arrays, under the Linen side's names
             names = dict(zip(theirs.values, own.values, strict=False))
-            values = {name: flat[names.get(name, name)] for name in theirs.values}
-        return theirs.put(values)
+        return theirs.put({path: flat[names.get(path, path)] for path in theirs.values})
 
-    def _nnx_leaves(self, flat: Flat) -> Flat:
+    @property
+    def own_inputs(self) -> tuple[str, ...]:
+        """The NNX side's inputs that are no inputs of the control."""
+        return tuple(self._own_names.values())
+
+    @property
+    def _own_names(self) -> dict[str, str]:
+        """The NNX side's inputs of its own: path -> name, where no input of Linen's is the same."""
+        own, theirs = self.given
+        if self.pair.nnx_inputs is None:
+            return {}
+        return {
+            path: f"nnx/{path}"
+            for path, array in theirs.values.items()
+            if path not in own.values or not same(own.values[path], array)
+        }
+
+    def nnx_leaves(self, flat: Flat) -> Flat:
+        """The NNX leaves, made of Linen leaves or their own."""
         own = {path: flat[f"nnx/{path}"] for path in self.unmapped}
         return own | self.mapping.forward(flat)
 
     def _linen_outputs(self, flat: Flat) -> Flat:
         out, state = self._linen_run(flat)
-        return named(out) | {f"state/{p}": state[p] for p in self.linen.state if p in state}
+        kept = {f"state/{p}": state[p] for p in self.linen.state if p in state}
+        return named(out) | kept | self._sown_of(0, state)
 
     def _nnx_outputs(self, flat: Flat) -> Flat:
         args, kwargs = self._nnx_arguments(flat)
-        out, state = self.nnx.run(self._nnx_leaves(flat), args, kwargs, self.mode)
-        return self._renamed(named(out)) | self._state(state)
+        out, state = self.nnx.run(self.nnx_leaves(flat), args, kwargs, self.mode)
+        return self._renamed(named(out)) | self._state(state) | self._sown_of(1, state)
+
+    @property
+    def sown(self) -> Sown:
+        """What both sides sow, as far as both are there."""
+        sides = self._seen_sown
+        return match(sides[0], sides[1]) if len(sides) == 2 else Sown(({}, {}), ((), ()))
+
+    @functools.cached_property
+    def _seen_sown(self) -> dict[int, dict[str, tuple[int, ...]]]:
+        """By side, noted when it is traced for the first time."""
+        return {}
+
+    def _sown_of(self, side: int, state: Flat) -> Flat:
+        own = {path: leaf for path, leaf in state.items() if path.startswith(SOWN)}
+        self._seen_sown[side] = {path: tuple(jnp.shape(leaf)) for path, leaf in own.items()}
+        return {name: jnp.asarray(own[path]) for path, name in self.sown.names[side].items()}
 
     def _renamed(self, outputs: Flat) -> Flat:
         """The outputs under the control's names, where there are as many, of the same shapes."""
         names = self.output_names
         if outputs.keys() == names.keys() or len(outputs) != len(names):
             return outputs
+        if not (positions(outputs) or positions(names)):
+            return outputs  # both have names, and other ones: a caller would not find them
         if [tuple(x.shape) for x in outputs.values()] != list(names.values()):
             return outputs
         return dict(zip(names, outputs.values(), strict=True))
@@ -142,39 +217,64 @@ class Computation:
     @functools.cached_property
     def output_names(self) -> dict[str, tuple[int, ...]]:
         """The control's outputs with their shapes, in order."""
+        return self.outputs_of_control()
+
+    def outputs_of_control(self) -> dict[str, tuple[int, ...]]:
+        """The same, traced."""
         found: dict[str, tuple[int, ...]] = {}
 
         def run(flat: Flat) -> None:
             found.update({n: tuple(x.shape) for n, x in named(self._linen_run(flat)[0]).items()})
 
-        jax.eval_shape(_shared(run), self.inputs)
+        jax.eval_shape(shared(run), self.inputs)
         return found
 
     def _linen_gradients(self, flat: Flat) -> Flat:
-        loss, (_, gradients) = self._linen_grad(flat)
-        return {"loss": loss} | {f"gradients/{p}": g for p, g in gradients.items()}
+        loss, (_, gradients) = self._linen_grad(flat, self.differentiable)
+        return {"loss": loss} | {_gradient(p): g for p, g in gradients.items()}
 
-    def _linen_grad(self, flat: Flat) -> tuple[Any, tuple[Flat, Flat]]:
-        params = {path: flat[path] for path in self.linen.params}
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """The inputs whose gradients are compared: floats that both sides are given."""
+        alone = self.alone
+        return tuple(path for path in self._float_inputs if path not in alone)
+
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """The control's float inputs that the candidate is not given as they are."""
+        if self.pair.nnx_inputs is None:
+            return ()
+        theirs, other = self.given[1].values, self._own_names
+        return tuple(p for p in self._float_inputs if p in other or p not in theirs)
+
+    @property
+    def _float_inputs(self) -> list[str]:
+        values = self.given[0].values.items()
+        return [p for p, x in values if x.size and jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def _linen_grad(self, flat: Flat, inputs: Sequence[str] = ()) -> tuple[Any, tuple[Flat, Flat]]:
+        params = {path: flat[path] for path in (*self.linen.params, *inputs)}
 
         def loss(params: Flat) -> tuple[Any, Flat]:
             out, state = self._linen_run(flat | params)
-            return self.loss(out, 0), state
+            return self.loss(out, 0, flat | params), state
 
         (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         return value, (state, gradients)
 
     def _nnx_gradients(self, flat: Flat) -> Flat:
-        leaves = self._nnx_leaves(flat)
-        args, kwargs = self._nnx_arguments(flat)
+        leaves = self.nnx_leaves(flat)
         params = {path: leaves[path] for path in self.nnx.params}
+        given = {path: flat[path] for path in self.differentiable}
 
-        def loss(params: Flat) -> Any:
+        def loss(params: Flat, given: Flat) -> Any:
+            args, kwargs = self._nnx_arguments(flat | given)
             out, _ = self.nnx.run(leaves | params, args, kwargs, self.mode)
-            return self.loss(out, 1)
+            return self.loss(out, 1, flat | given)
 
-        value, gradients = jax.value_and_grad(loss)(params)
-        return {"loss": value} | self._back("gradients/", gradients)
+        value, (gradients, more) = jax.value_and_grad(loss, argnums=(0, 1))(params, given)
+        of_inputs = {_gradient(path): gradient for path, gradient in more.items()}
+        return {"loss": value} | self._back("gradients/", gradients) | of_inputs
 
     def _linen_steps(self, flat: Flat) -> Flat:
         with told(f"pair {self.pair.title}: the optimizer raised on the Linen side"):
@@ -191,19 +291,19 @@ class Computation:
         tx = self.pair.optimizer
         # Nested as Flax has it, since a mask may look at the paths.
         params = {path: flat[path] for path in self.linen.params}
-        tree = _nested(params)
+        tree = nested(params)
         moments = tx.init(tree)
         for _ in range(self.pair.steps):
             _, (state, gradients) = self._linen_grad(flat | params)
-            updates, moments = tx.update(_nested(gradients), moments, tree)
+            updates, moments = tx.update(nested(gradients), moments, tree)
             tree = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), tree, updates)
-            params = dict(zip(sorted(params), _sorted_leaves(tree, params), strict=True))
+            params = dict(zip(sorted(params), sorted_leaves(tree, params), strict=True))
             flat = flat | state
         return {f"params/{path.partition('/')[2]}": leaf for path, leaf in params.items()}
 
     def _nnx_step(self, flat: Flat) -> Flat:
         args, kwargs = self._nnx_arguments(flat)
-        model = self.nnx.model(self._nnx_leaves(flat), self.mode)
+        model = self.nnx.model(self.nnx_leaves(flat), self.mode)
         optimizer = nnx.Optimizer(model, self.pair.optimizer, wrt=nnx.Param)
         for _ in range(self.pair.steps):
             graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
@@ -211,7 +311,7 @@ class Computation:
             def loss(params: Any, graphdef: Any = graphdef, rest: Any = rest) -> Any:
                 trial = nnx.merge(graphdef, params, nnx.clone(rest))
                 out = self.nnx.call_model(trial, args, kwargs)
-                return self.loss(out, 1), nnx.state(trial, nnx.Not(nnx.Param))
+                return self.loss(out, 1, flat), nnx.state(trial, nnx.Not(nnx.Param))
 
             gradients, after = jax.grad(loss, has_aux=True)(params)
             nnx.update(model, after)
@@ -221,12 +321,12 @@ class Computation:
             for p, leaf in self._back("", self.nnx.params_of(model)).items()
         }
 
-    def loss(self, out: Any, side: int) -> Any:
+    def loss(self, out: Any, side: int, flat: Flat) -> Any:
         """The scalar whose gradients are compared."""
         given = self.pair.loss
         if given is None:
             return weighted(out)
-        args, kwargs = self.pair.arguments(("linen", "nnx")[side])
+        args, kwargs = self._inputs_of(side, flat)
         with told(f"pair {self.pair.title}: the loss raised"):
             several = len(inspect.signature(given).parameters) > 1
             value = given(out, kwargs or args) if several else given(out)
@@ -236,6 +336,19 @@ class Computation:
                 f"{list(jnp.shape(value))}"
             )
         return value
+
+    def _inputs_of(self, side: int, flat: Flat) -> tuple[tuple, dict]:
+        """All inputs of a side as the user gave them, with the arrays of `flat`."""
+        own = side == 1 and self.pair.nnx_inputs is not None
+        args, kwargs = self.pair.arguments(("linen", "nnx")[side])
+        call = dataclasses.replace(
+            (self.nnx if own else self.linen).call, args=args, kwargs=kwargs, open=True
+        )
+        found = arguments.arrays(call, arguments.CALL)
+        names = self._own_names if own else {}
+        return found.put(
+            {path: flat.get(names.get(path, path), array) for path, array in found.values.items()}
+        )
 
     def _state(self, state: Flat) -> Flat:
         return {
@@ -253,64 +366,19 @@ class Computation:
         return {f"{prefix}{path}": leaf for path, leaf in (found | lone).items()}
 
 
-def named(out: Any) -> Flat:
-    """The arrays of an output by name: `outputs`, or `outputs/0`, `outputs/logits`, ..."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(out)[0]:
-        rest = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | bool | complex):
-            raise errors.ConfigError(
-                f"outputs/{rest}: expected an array, got {type(leaf).__name__}; return arrays, or "
-                "choose another method with Pair(method=...)"
-            )
-        found["/".join(part for part in (OUTPUTS, rest) if part)] = jnp.asarray(leaf)
-    return found
+def shared(
+    function: Callable[[Flat], Any], table: streams.Table | None = None
+) -> Callable[[Flat], Any]:
+    """The function with random keys from the source that both sides share."""
 
-
-def weighted(out: Any) -> jax.Array:
-    """The sum of all outputs, each number weighted by a fixed random one.
-
-    Raises:
-        InconclusiveError: no output is a float, so that there is nothing to differentiate.
-    """
-    total = jnp.zeros((), jnp.float32)
-    floats = 0
-    for i, leaf in enumerate(jax.tree.leaves(out)):
-        leaf = jnp.asarray(leaf)
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
-        rng = np.random.default_rng([i, zlib.crc32(str(leaf.shape).encode())])
-        weights = rng.standard_normal(leaf.shape).astype(np.float32)
-        total = total + jnp.sum(leaf.astype(jnp.float32) * weights)
-        floats += 1
-    if not floats:
-        raise errors.InconclusiveError("no output is a float: no gradients can be compared")
-    return total
-
-
-def _shared(function: Callable[[Flat], Any]) -> Callable[[Flat], Any]:
     def run(flat: Flat) -> Any:
-        with streams.shared():
+        with streams.shared(table):
             return function(flat)
 
     return run
 
 
-def _nested(flat: Flat) -> Flat:
-    """`params/a/b` -> {'a': {'b': ...}}: the tree of the collection."""
-    tree: Flat = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")[1:]
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
-
-
-def _sorted_leaves(tree: Flat, params: Flat) -> list[Any]:
-    """The leaves of a nested tree in the order of the sorted flat paths."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        found["params/" + jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
-    return [found[path] for path in sorted(params)]
+def _gradient(path: str) -> str:
+    """The name of the gradient of a parameter, or of an input, whose scale is another."""
+    kind, _, rest = path.partition("/")
+    return f"{OF_INPUTS}/{rest}" if kind == "inputs" else f"{GRADIENTS}/{path}"

@@ -61,7 +61,21 @@ class Confirmed:
 def confirm(computations: Sequence[Computation]) -> Confirmed:
     """Confirms the mapping of these computations, all of one pair in its modes."""
     probe = _Probe(computations)
-    mapping = computations[0].mapping
+    mapping, distance, hint = _settled(probe, computations[0].mapping)
+    return Confirmed(mapping, distance, probe.move_all(mapping), hint)
+
+
+def by_outputs(
+    computations: Sequence[Computation], control: Dict[str, Dict[str, np.ndarray]]
+) -> Confirmed:
+    """Confirms a mapping by the control's outputs alone, by mode: the control cannot be run."""
+    probe = _Recorded(computations, control)
+    mapping, distance, hint = _settled(probe, computations[0].mapping)
+    return Confirmed(mapping, distance, {}, hint)
+
+
+def _settled(probe: "_Probe", mapping: Mapping) -> tuple[Mapping, float, str]:
+    """The mapping, or a permutation of it under which the outputs agree; how far they are apart."""
     hint = ""
     distance = probe.distance(mapping)
     if not distance <= probe.close and mapping.ambiguous:
@@ -70,7 +84,7 @@ def confirm(computations: Sequence[Computation]) -> Confirmed:
             hint = _exchange(mapping, other)
         elif other is not None:
             mapping, distance = other, probe.distance(other)
-    return Confirmed(mapping, distance, probe.move_all(mapping), hint)
+    return mapping, distance, hint
 
 
 class _Probe:
@@ -79,8 +93,7 @@ class _Probe:
     def __init__(self, computations: Sequence[Computation]) -> None:
         self.computations = computations
         self.inputs = {c.mode: c.inputs for c in computations}
-        pairs = {c.mode: c.functions(OUTPUTS) for c in computations}
-        self._linen = {mode: jax.jit(f) for mode, (f, _) in pairs.items()}
+        self._linen = {c.mode: jax.jit(c.functions(OUTPUTS)[0]) for c in computations}
         self._nnx = {c.mode: jax.jit(_nnx_function(c)) for c in computations}
         self.base = self.linen({})
         kinds = {str(leaf.dtype) for leaf in self.base if _is_float(leaf)}
@@ -123,6 +136,20 @@ class _Probe:
         return found
 
 
+class _Recorded(_Probe):
+    """The same where the control's outputs are all that is left of it."""
+
+    def __init__(
+        self, computations: Sequence[Computation], control: Dict[str, Dict[str, np.ndarray]]
+    ) -> None:
+        self._control = control
+        super().__init__(computations)
+
+    def linen(self, moved: Flat) -> list[np.ndarray]:
+        """All outputs and states of the control, as they were recorded."""
+        return _arrays({m: lambda found: found for m in self._control}, self._control)
+
+
 def _told(a: np.ndarray, b: np.ndarray, noise: float) -> str:
     """Whether two movements are the same, as far as the noise lets one see."""
     size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
@@ -137,7 +164,7 @@ def _nnx_function(computation: Computation) -> Callable[[Flat], Flat]:
     """The candidate's outputs from its own leaves, so that one compilation serves all mappings."""
     identity = tuple(Entry(path, (f"nnx/{path}",)) for path in computation.nnx.leaves)
     bare = dataclasses.replace(computation, mapping=Mapping(identity))
-    return bare.functions(OUTPUTS)[1]
+    return bare.functions(OUTPUTS, computation.keys)[1]
 
 
 def _as_nnx(mapping: Mapping, flat: Flat) -> Flat:
@@ -145,7 +172,7 @@ def _as_nnx(mapping: Mapping, flat: Flat) -> Flat:
     return flat | made
 
 
-def _arrays(functions: Dict[str, Any], flats: Dict[str, Flat]) -> list[np.ndarray]:
+def _arrays(functions: Dict[str, Any], flats: Dict[str, Any]) -> list[np.ndarray]:
     found = []
     for mode, function in functions.items():
         out = function(flats[mode])

@@ -14,15 +14,21 @@ import jax
 import numpy as np
 from flax import nnx
 
+from maxmig.parity import constants
 from maxmig.parity import levels as levels_
 from maxmig.parity.pairs import (
     arguments,
+    behaviour,
     confirm,
+    drawn,
     gates,
     known,
     linen_side,
     nnx_side,
     propose,
+    sown,
+    steady,
+    streams,
     tracing,
     unreached,
 )
@@ -35,6 +41,7 @@ from maxmig.parity.pairs.confirm import Confirmed
 from maxmig.parity.pairs.mapping import Mapping
 from maxmig.parity.pairs.pair import Pair
 from maxmig.parity.policy import RATIO, Policy
+from maxmig.parity.repeats import Noise
 from maxmig.parity.report import Report
 from maxmig.parity.results import Coverage, Input, Origin, Side, Subject
 
@@ -75,7 +82,7 @@ def trace(pair: Pair, mapping: Any = None) -> Traced:
         ConfigError: a module raises, or cannot be called with the inputs.
         DataError: the mapping does not fit the modules, or an input is out of range.
     """
-    calls = arguments.of_sides(pair)
+    calls = arguments.of_sides(pair.need("linen", "nnx"))
     modes = arguments.modes(pair, calls[0])
     ours = linen_side.make(pair, calls[0], modes)
     theirs = nnx_side.make(pair, calls[1])
@@ -102,6 +109,7 @@ def run(
     levels: Sequence[str] = levels_.DEFAULT,
     mapping: Any = None,
     save_mapping: str | Path | None = None,
+    noise: Noise | None = None,
     command: str = "",
     note: Callable[[str], object] = lambda text: None,
 ) -> Report:
@@ -113,9 +121,10 @@ def run(
 
     Args:
         spec: `pkg.module:function`, such a function, or a pair.
-        levels: `L0` a proof, `L1` float64, `L2` real arrays.
+        levels: `L0` a proof, `L1` float64, `L2` real arrays, `L3` distributions and decoding.
         mapping: a mapping file, or a dict NNX leaf -> Linen leaf; traced by default.
         save_mapping: where to write the mapping.
+        noise: what two runs of the control differ by; see `maxmig parity noise --pair`.
         command: what repeats the run.
         note: is told what is going on.
 
@@ -133,11 +142,11 @@ def run(
         found.mapping.write(save_mapping)
         note(f"mapping: {save_mapping}")
     report = _describe(traced, levels, command)
-    restless = gates.restless(traced.computations)
+    restless = steady.restless(traced.computations, noise=noise)
     if restless:
         report = dataclasses.replace(report, doubts=(restless,))
     else:
-        report = _compare(report, traced, found, levels, note)
+        report = _compare(report, traced, found, levels, noise, note)
     return dataclasses.replace(report, seconds=time.monotonic() - began)
 
 
@@ -146,6 +155,7 @@ def _compare(
     traced: Traced,
     found: Confirmed,
     levels: Sequence[str],
+    noise: Noise | None,
     note: Callable[[str], object],
 ) -> Report:
     checks = [gates.mapping(traced.linen, traced.nnx, found)]
@@ -154,15 +164,23 @@ def _compare(
     if "L0" in levels:
         note("L0: proving")
         checks += gates.static(computations, names)
+    numbers = {"L1", "L2"}.intersection(levels)
+    draws = {c.mode: drawn.of(c, names) for c in computations} if numbers else {}
     if "L1" in levels:
         note("L1: both sides in float64")
-        checks += gates.semantic(computations, names)
+        checks += gates.semantic(computations, names, {} if "L2" in levels else draws)
     if "L2" in levels:
         note("L2: real arrays")
-        checks += gates.native(computations, names, report.policy)
-    explained, notes = known.explain(checks, traced.units)
+        proved = {check.name for check in checks if check.level == "static" and check}
+        checks += gates.native(computations, names, report.policy, noise, draws, proved)
+    skipped = gates.skipped(computations, names)
+    if "L3" in levels:
+        note("L3: distributions, decoding")
+        more, left = behaviour.compare(computations, traced.units[0], report.policy)
+        checks, skipped = checks + more, (*skipped, *left)
+    explained, notes = known.explain(constants.settled(unreached.settled(checks)), traced.units)
     if any("nan" in m.problem or "NaN" in c.doubt for c in explained for m in c.measurements):
-        place = gates.first_nan(traced.linen, traced.modes[0])
+        place = steady.first_nan(traced.linen, traced.modes[0])
         notes += [place] if place else []
     params = traced.linen.params
     gradients = {
@@ -183,21 +201,40 @@ def _compare(
     return dataclasses.replace(
         report,
         checks=tuple(explained),
-        doubts=unreached.doubts(explained),
-        notes=(*notes, *unreached.notes(explained), *_notes(traced, found)),
+        doubts=(
+            *unreached.doubts(explained, [path for path in found.still if path in params]),
+            *sown.doubts(c.sown for c in computations),
+            *unreached.constant(explained, computations, draws),
+            *unreached.guarded(explained, computations, draws),
+        ),
+        notes=(
+            *drawn.notes(draws, explained),
+            *notes,
+            *unreached.notes(explained),
+            *_notes(traced, found),
+        ),
+        inputs=(*report.inputs, *drawn.described(draws, report.inputs, explained)),
         coverage=Coverage(
             parameters=len(params),
             gradients=len(gradients & set(params)),
             zero_gradients=zero,
-            skipped=gates.skipped(computations, names),
+            skipped=skipped,
         ),
     )
 
 
 def _notes(traced: Traced, found: Confirmed) -> tuple[str, ...]:
     told = [f"ambiguous: {group}" for group in found.mapping.ambiguous]
+    apart = dict.fromkeys(streams.names(*c.asked) for c in traced.computations)
+    told += [
+        f"stream-names: {text}: the module draws other masks than before when its streams are "
+        "seeded, split or fixed by name; `maxmig parity explain stream-names`"
+        for text in apart
+        if text
+    ]
     if found.hint:
         told.append(f"both sides' names say otherwise, but {found.hint}")
+    told += sown.notes(c.sown for c in traced.computations)
     if traced.modes == (arguments.CALL,) and traced.nnx.training:
         told.append(
             "the NNX module is in training mode, which is NNX's default: "

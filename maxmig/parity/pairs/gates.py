@@ -2,23 +2,32 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from maxmig import errors
 from maxmig.parity import measure, shadow
 from maxmig.parity import static as proving
-from maxmig.parity.pairs import arguments, known, streams
-from maxmig.parity.pairs.compute import GRADIENTS, NAMES, OUTPUTS, STEP, Computation
+from maxmig.parity.pairs import known
+from maxmig.parity.pairs.compute import (
+    GRADIENTS,
+    NAMES,
+    OF_INPUTS,
+    OUTPUTS,
+    STEP,
+    Computation,
+)
 from maxmig.parity.pairs.confirm import CONFIRMED, Confirmed
+from maxmig.parity.pairs.drawn import SUFFIX, Draw
 from maxmig.parity.pairs.linen_side import LinenSide
+from maxmig.parity.pairs.mapping import Mapping as Map
 from maxmig.parity.pairs.nnx_side import NnxSide
 from maxmig.parity.policy import Policy
+from maxmig.parity.repeats import Noise
 from maxmig.parity.results import START, Check, Measurement, Verdict
 
 Flat = dict[str, Any]
@@ -28,12 +37,13 @@ TITLES = {
     "state": "state after a call: statistics, counters, caches",
     "loss": "the loss",
     "gradients": "gradient of every parameter",
+    OF_INPUTS: "gradient of every float input",
     "params": "every parameter after the optimizer steps",
 }
 LIMITS = {"bfloat16": 5e-2, "float16": 6e-3, "float32": 2e-5}
 
 # A constant that was rounded to float32 before it was used (a scale, an epsilon) leaves this much.
-_CONSTANTS = 1e-6
+CONSTANTS = 1e-6
 
 
 def mapping(linen: LinenSide, nnx: NnxSide, found: Confirmed) -> Check:
@@ -48,6 +58,7 @@ def mapping(linen: LinenSide, nnx: NnxSide, found: Confirmed) -> Check:
                 f"{trained[0]} is trained, but this is no nnx.Param: the optimizer will not see it"
             )
     hint = f"; exchanged weights? {found.hint}" if found.hint else ""
+    problems |= _other_types(linen, nnx, m)
     given = {path for e in m.entries if e.how == "given" for path in e.sources}
     # A layer that computes something else moves its outputs otherwise too: that is no matter of
     # the mapping, unless there was a choice.
@@ -72,9 +83,24 @@ def mapping(linen: LinenSide, nnx: NnxSide, found: Confirmed) -> Check:
         may_be_zero=True,
         level="settings",
         concluded=None if measurements else Verdict.PASS,
-        told=_told(found) if measurements else "no weights on either side",
+        told=told(found) if measurements else "no weights on either side",
         doubt=_doubt(found) if not problems else "",
     )
+
+
+def _other_types(linen: LinenSide, nnx: NnxSide, mapping: Map) -> dict[str, str]:
+    """Leaves of another type than their counterparts: values that are handed over would hide it."""
+    found = {}
+    for entry in mapping.entries:
+        theirs = nnx.leaves[entry.target].dtype
+        for path in entry.sources:
+            ours = jnp.asarray(linen.variables[path]).dtype
+            if ours != theirs:
+                found[path] = (
+                    f"{path} is {ours} in the control, and {entry.target} {theirs} in the "
+                    "candidate; give both sides one param_dtype"
+                )
+    return found
 
 
 def _doubt(found: Confirmed) -> str:
@@ -86,12 +112,15 @@ def _doubt(found: Confirmed) -> str:
     )
 
 
-def _told(found: Confirmed) -> str:
+def told(found: Confirmed) -> str:
+    """What was mapped, and how it was confirmed, in a line."""
     confirmed = sum(told == CONFIRMED for told in found.leaves.values())
-    told = [
-        f"{len(found.mapping.entries)} NNX leaves mapped; of {len(found.leaves)} Linen leaves that "
-        f"were moved on both sides {confirmed} moved the outputs alike"
-    ]
+    told = [f"{len(found.mapping.entries)} NNX leaves mapped"]
+    if found.leaves:
+        told[0] += (
+            f"; of {len(found.leaves)} Linen leaves that were moved on both sides {confirmed} "
+            "moved the outputs alike"
+        )
     if found.mapping.ambiguous:
         told.append(f"{len(found.mapping.ambiguous)} ambiguous groups")
     if found.still:
@@ -104,9 +133,10 @@ def names(computations: Sequence[Computation]) -> tuple[str, ...]:
     first = computations[0]
     found = [OUTPUTS]
     floats = _floats(first)
-    if first.linen.params and (floats or first.pair.loss is not None):
-        found.append(GRADIENTS)
-        if first.pair.optimizer is not None:
+    if floats or first.pair.loss is not None:
+        if first.linen.params or first.differentiable:
+            found.append(GRADIENTS)
+        if first.linen.params and first.pair.optimizer is not None:
             found.append(STEP)
     return tuple(found)
 
@@ -118,60 +148,11 @@ def skipped(computations: Sequence[Computation], made: Sequence[str]) -> tuple[s
     if GRADIENTS not in made:
         why = "no output is a float" if first.linen.params else "the control has no parameters"
         found.append(f"gradients: {why}")
+    elif own := first.alone:
+        found.append(f"gradients of {', '.join(own[:4])}: the NNX module has inputs of its own")
     if STEP not in made:
         found.append("optimizer steps: the pair has no optimizer; return Pair(optimizer=...)")
     return tuple(found)
-
-
-def first_nan(side: LinenSide, mode: str) -> str:
-    """The control's first layer whose result has NaN though its arguments have none; or empty."""
-    given = arguments.arrays(side.call, mode)
-    first: list[str] = []
-
-    def look(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        result = function(*args, **kwargs)
-        if not first and _has_nan(result) and not _has_nan((args, kwargs)):
-            module = context.module
-            first.append("/".join(module.path) or type(module).__name__)
-        return result
-
-    args, kwargs = given.put(dict(given.values))
-    with streams.shared(), nn.intercept_methods(look):  # maxmig: ignore[no-nnx-twin]
-        flat = {path: jnp.asarray(leaf) for path, leaf in side.variables.items()}
-        side.run(flat, args, kwargs, mode)
-    return f"NaN in the control first appears in {first[0]}" if first else ""
-
-
-def _has_nan(tree: Any) -> bool:
-    return any(
-        isinstance(leaf, jax.Array)
-        and not isinstance(leaf, jax.core.Tracer)
-        and jnp.issubdtype(leaf.dtype, jnp.floating)
-        and bool(np.isnan(np.asarray(leaf, np.float64)).any())
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def restless(computations: Sequence[Computation]) -> str:
-    """Why a side is not deterministic, by its source; empty if both are."""
-    for place, name in ((0, "control"), (1, "candidate")):
-        for c in computations:
-            first, second = c.program(OUTPUTS, place), c.traced(OUTPUTS, place)
-            proof = proving.prove(first, second)
-            if proof.different:
-                where = f": first at {proof.first}" if proof.first else ""
-                return (
-                    f"the {name} is not deterministic: traced twice, it is two programs "
-                    f"({', '.join(proof.different[:3])}){where}; take randomness from a seed, or "
-                    "from a Flax stream"
-                )
-            run = c.compiled(OUTPUTS, place)
-            ran = [run(), run()]
-            for path in ran[0]:
-                a, b = (_host(r[path]) for r in ran)
-                if a.tobytes() != b.tobytes():
-                    return f"the {name} is not deterministic: {path} differs between two runs"
-    return ""
 
 
 def static(computations: Sequence[Computation], made: Sequence[str]) -> list[Check]:
@@ -197,16 +178,23 @@ def static(computations: Sequence[Computation], made: Sequence[str]) -> list[Che
     return found
 
 
-def semantic(computations: Sequence[Computation], made: Sequence[str]) -> list[Check]:
-    """L1: both programs in float64."""
+def semantic(
+    computations: Sequence[Computation],
+    made: Sequence[str],
+    draws: Mapping[str, Draw] | None = None,
+) -> list[Check]:
+    """L1: both programs in float64; on random inputs too, where they are given."""
     found = []
     for c in computations:
-        for name in of_mode(c, computations, made):
+        runs = [(name, "", c.inputs) for name in of_mode(c, computations, made)]
+        if draws and (other := draws[c.mode].inputs) is not None:
+            runs += [(name, f", {SUFFIX} inputs", other) for name, _, _ in runs if name != STEP]
+        for name, of_inputs, given in runs:
             began = time.monotonic()
-            result = shadow.compare(c.program(name, 0), c.program(name, 1), c.inputs)
+            result = shadow.compare(c.program(name, 0), c.program(name, 1), given)
             verdict, told = result.verdict, result.summary
             worst = max((e.relative for e in result.failures if not e.problem), default=0.0)
-            small = worst <= _CONSTANTS and not any(e.problem for e in result.failures)
+            small = worst <= CONSTANTS and not any(e.problem for e in result.failures)
             if verdict is Verdict.FAIL and small and not result.missing:
                 first = [result.first.divergence] if result.first else []
                 explained = known.of_divergences(first)
@@ -214,7 +202,7 @@ def semantic(computations: Sequence[Computation], made: Sequence[str]) -> list[C
                 told = f"equal up to the rounding of float32 constants: {told}"
             found.append(
                 Check(
-                    f"{name} ({c.mode})",
+                    f"{name} ({c.mode}){of_inputs}",
                     f"{name} in float64",
                     level="semantic",
                     concluded=verdict,
@@ -226,34 +214,61 @@ def semantic(computations: Sequence[Computation], made: Sequence[str]) -> list[C
     return found
 
 
-def native(computations: Sequence[Computation], made: Sequence[str], policy: Policy) -> list[Check]:
-    """L2: real arrays; what differs is held against the float64 truth."""
+def native(
+    computations: Sequence[Computation],
+    made: Sequence[str],
+    policy: Policy,
+    noise: Noise | None = None,
+    draws: Mapping[str, Draw] | None = None,
+    proved: Collection[str] = (),
+) -> list[Check]:
+    """L2: real arrays; what differs is held against the float64 truth, and the control's noise.
+
+    Args:
+        computations: mode by mode.
+        made: the programs.
+        policy: what counts as equal.
+        noise: what two runs of the control differ by.
+        draws: random inputs, by mode, for all programs but the optimizer's steps.
+        proved: programs, as `outputs (train)`, that need no other inputs than the given ones.
+    """
     found: dict[str, list[Measurement]] = {}
     for c in computations:
-        for name in of_mode(c, computations, made):
+        runs = [(name, c.item(name), c.inputs) for name in of_mode(c, computations, made)]
+        if draws and (other := draws[c.mode].inputs) is not None:
+            item = f"{c.mode} {SUFFIX}"
+            left = [n for n, _, _ in runs if n != STEP and f"{n} ({c.mode})" not in proved]
+            runs += [(name, item, other) for name in left]
+        for name, item, given in runs:
             control, candidate = (
-                {p: _host(x) for p, x in c.compiled(name, side)().items()} for side in (0, 1)
+                {p: host(x) for p, x in c.compiled(name, side)(given).items()} for side in (0, 1)
             )
-            truth = _Truth(c, name)
+            truth = _Truth(c, name, given)
             for path, array in control.items():
-                check, rest = _check_of(path)
+                check, rest = check_of(path)
                 if path not in candidate:
-                    m = measure.missing(c.mode, rest, "the candidate does not have it", array.size)
+                    m = measure.missing(item, rest, "the candidate does not have it", array.size)
                 else:
-                    m = _measure(c.mode, check, path, (array, candidate[path]), truth, policy)
+                    both = array, candidate[path]
+                    m = measured(item, check, path, both, truth, policy, noise)
                 found.setdefault(check, []).append(m)
             for path in candidate.keys() - control.keys():
-                check, rest = _check_of(path)
+                check, rest = check_of(path)
                 size = candidate[path].size
                 text = "the control does not have it"
-                found.setdefault(check, []).append(measure.missing(c.mode, rest, text, size))
+                found.setdefault(check, []).append(measure.missing(item, rest, text, size))
+    return native_checks(found, policy)
+
+
+def native_checks(found: Mapping[str, Sequence[Measurement]], policy: Policy) -> list[Check]:
+    """The checks of L2 from what was measured."""
     return [
         Check(
             name,
             title,
             tuple(found[name]),
             policy.limit(name),
-            may_be_zero=name == "state",
+            may_be_zero=name in ("state", OF_INPUTS),
             doubt=(nan := _nan(found[name])),
             concluded=Verdict.INCONCLUSIVE if nan and not _any(found[name]) else None,
         )
@@ -265,30 +280,32 @@ def native(computations: Sequence[Computation], made: Sequence[str], policy: Pol
 class _Truth:
     """The control's program in float64, evaluated when it is needed."""
 
-    def __init__(self, computation: Computation, name: str) -> None:
-        self._computation, self._name = computation, name
+    def __init__(self, computation: Computation, name: str, given: Flat) -> None:
+        self._computation, self._name, self._given = computation, name, given
         self._found: Flat | None = None
 
     def __call__(self, path: str) -> np.ndarray | None:
         if self._found is None:
             c = self._computation
             try:
-                self._found = dict(shadow.evaluate(c.program(self._name, 0), c.inputs))
+                self._found = dict(shadow.evaluate(c.program(self._name, 0), self._given))
             except errors.InconclusiveError:
                 self._found = {}
         return self._found.get(path)
 
 
-def _measure(
+def measured(
     item: str,
     check: str,
     path: str,
     arrays: tuple[np.ndarray, np.ndarray],
-    truth: _Truth,
+    truth: Callable[[str], np.ndarray | None],
     policy: Policy,
+    noise: Noise | None = None,
 ) -> Measurement:
+    """One array of both sides, against the float64 truth where they differ."""
     control, candidate = arrays
-    rest = _check_of(path)[1]
+    rest = check_of(path)[1]
     both_nan = _not_finite_alike(control, candidate)
     if both_nan:
         m = measure.compare(item, rest, np.nan_to_num(control), np.nan_to_num(candidate))
@@ -299,6 +316,8 @@ def _measure(
             return dataclasses.replace(m, problem="whole numbers differ")
         if m.exact or m.problem:
             return m
+    if noise is not None:
+        m = dataclasses.replace(m, noise=noise.of(check, rest))
     true = truth(path)
     if true is None or true.shape != control.shape:
         return m
@@ -325,6 +344,8 @@ def _nan(measurements: Sequence[Measurement]) -> str:
     empty = [m for m in measurements if not m.elements and not m.problem]
     if not empty:
         return ""
+    if 0 in empty[0].shape:
+        return f"{empty[0].path} ({empty[0].item}) has no numbers on either side; give other inputs"
     return (
         f"{empty[0].path} ({empty[0].item}) is NaN or infinite throughout on both sides, so "
         "nothing is compared there; give other inputs"
@@ -335,7 +356,7 @@ def _any(measurements: Sequence[Measurement]) -> bool:
     return any(m.elements or m.problem for m in measurements)
 
 
-def _check_of(path: str) -> tuple[str, str]:
+def check_of(path: str) -> tuple[str, str]:
     """The check that an output belongs to, and its name there."""
     head, _, rest = path.partition("/")
     return (head, rest or path) if head in TITLES else ("outputs", path)
@@ -358,7 +379,8 @@ def _floats(c: Computation) -> bool:
     )
 
 
-def _host(leaf: Any) -> np.ndarray:
+def host(leaf: Any) -> np.ndarray:
+    """An array on the host; of random keys their data."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)

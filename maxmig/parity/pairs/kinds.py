@@ -32,6 +32,10 @@ WITHOUT_TWIN = {
 # Layers of several parts, mapped as a whole.
 WHOLE = {"LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell", "MultiHeadAttention"}
 
+# Of them, those whose parts are layers that others write by hand, in the order of their calls.
+PARTS = {"MultiHeadAttention": ("query", "key", "value", "query_ln", "key_ln", "out")}
+PART_KINDS = {"query_ln": "LayerNorm", "key_ln": "LayerNorm"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:

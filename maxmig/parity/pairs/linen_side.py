@@ -11,13 +11,16 @@ import numpy as np
 from flax import linen as nn
 
 from maxmig import errors
-from maxmig.parity.pairs import arguments
+from maxmig.converters.names import escape
+from maxmig.parity.pairs import arguments, streams
 from maxmig.parity.pairs.arguments import SWITCHES, Call
 from maxmig.parity.pairs.pair import Pair, told
+from maxmig.parity.pairs.sown import SOWN
 
 Flat = dict[str, Any]
 PARAMS = "params"
-_NOT_STATE = ("intermediates", "perturbations", "losses")
+_SOWN = ("intermediates", "losses")
+_NOT_STATE = (*_SOWN, "perturbations")
 _NUDGE = 0.1
 
 
@@ -54,23 +57,28 @@ class LinenSide:
         return _switched(self.pair.linen, mode)
 
     def run(self, flat: Flat, args: tuple, kwargs: dict, mode: str) -> tuple[Any, Flat]:
-        """Outputs, and the state after the call."""
+        """Outputs, and the state after the call, with what was sown."""
         treedef, names = self.tree
         variables = jax.tree.unflatten(treedef, [flat[name] for name in names])
         mutable = self.pair.mutable
         collections = [c for c in variables if c != PARAMS] if mutable is None else list(mutable)
-        streams = {"dropout": jax.random.key(0), PARAMS: jax.random.key(0)}
+        sown = _NOT_STATE if mutable is None else ()
+        seeds = {"dropout": jax.random.key(0), PARAMS: jax.random.key(0)}
+        streams.restart()
         with told(f"pair {self.pair.title}: the Linen module raised"):
             out, after = self.module(mode).apply(
                 variables,
                 *args,
-                rngs=streams,
-                mutable=[*collections, *_NOT_STATE],
+                rngs=seeds,
+                mutable=[*collections, *sown],
                 method=self.pair.method,
                 **kwargs,
             )
-        kept = {c: v for c, v in after.items() if c not in _NOT_STATE}
-        return out, flatten(kept)[0]
+        state = flatten({c: v for c, v in after.items() if c != "perturbations"})[0]
+        return out, {
+            (SOWN if path.partition("/")[0] in _SOWN else "") + path: leaf
+            for path, leaf in state.items()
+        }
 
 
 def make(pair: Pair, call: Call, modes: tuple[str, ...]) -> LinenSide:
@@ -101,11 +109,16 @@ def make(pair: Pair, call: Call, modes: tuple[str, ...]) -> LinenSide:
 def flatten(tree: Mapping[str, Any]) -> tuple[Flat, Any, tuple[str, ...]]:
     """Leaves by path, the structure, and the paths in the structure's order."""
     found, treedef = jax.tree_util.tree_flatten_with_path(dict(tree))
-    names = tuple(jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in found)
+    names = tuple("/".join(map(_segment, path)) for path, _ in found)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise errors.ConfigError(f"the Linen module has two variables called {twice!r}")
     return dict(zip(names, (leaf for _, leaf in found), strict=True)), treedef, names
+
+
+def _segment(key: Any) -> str:
+    """One key of a path; a slash inside of it (SpectralNorm, WeightNorm) as in a checkpoint."""
+    return escape(jax.tree_util.keystr((key,), simple=True))
 
 
 def is_param(path: str) -> bool:

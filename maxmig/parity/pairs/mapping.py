@@ -207,7 +207,7 @@ def read(path: str | Path) -> Mapping:
 
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return of_document(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise errors.DataError(
             f"{path}: no such mapping file; `maxmig parity run --pair ... --save-mapping FILE` "
@@ -216,6 +216,18 @@ def read(path: str | Path) -> Mapping:
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise errors.DataError(f"{path}: expected a mapping (YAML), but: {told}") from error
+
+
+def of_document(found: Any, path: str) -> Mapping:
+    """The reverse of `Mapping.document`.
+
+    Args:
+        found: what was read.
+        path: begins each message.
+
+    Raises:
+        DataError: it is no mapping.
+    """
     if not isinstance(found, dict) or not isinstance(found.get("leaves"), dict):
         raise errors.DataError(
             f"{path}: expected `leaves:` with one line for each NNX leaf, as in "

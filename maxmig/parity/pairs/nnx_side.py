@@ -8,9 +8,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from maxmig.parity.pairs import arguments
+from maxmig.converters.names import escape
+from maxmig.parity.pairs import arguments, streams
 from maxmig.parity.pairs.arguments import Call
 from maxmig.parity.pairs.pair import Pair, told
+from maxmig.parity.pairs.sown import SOWN
 from maxmig.parity.pairs.streams import MARK
 
 Flat = dict[str, Any]
@@ -37,7 +39,7 @@ class NnxSide:
         return {
             name: jax.ShapeDtypeStruct(_value(leaf).shape, _value(leaf).dtype)
             for name, (_, leaf) in flat.items()
-            if not isinstance(leaf, nnx.RngState)
+            if not isinstance(leaf, nnx.RngState | nnx.Intermediate)
         }
 
     @functools.cached_property
@@ -80,12 +82,14 @@ class NnxSide:
         found = {}
         for mode in (*arguments.MODES, arguments.CALL):
             model = nnx.merge(*nnx.split(self.pair.nnx))
+            nnx.pop(model, nnx.Intermediate)  # of a call before
             if mode == "train":
                 model.train()
             elif mode == "eval":
                 model.eval()
             for path, node in nnx.iter_graph(model):
-                if isinstance(node, nnx.Module | nnx.RngStream):
+                # An attribute of a Dict would be an entry of it.
+                if isinstance(node, nnx.Module | nnx.RngStream) and not isinstance(node, nnx.Dict):
                     setattr(node, MARK, "/".join(map(str, path)))
             found[mode] = nnx.split(model)
         return found
@@ -103,16 +107,26 @@ class NnxSide:
     def call_model(self, model: nnx.Module, args: tuple, kwargs: dict) -> Any:
         """The outputs of one call, which may change the module."""
         method = self.pair.nnx_method or self.pair.method
+        streams.restart()
         with told(f"pair {self.pair.title}: the NNX module raised"):
             return getattr(model, method)(*args, **kwargs)
 
     def state_of(self, model: nnx.Module) -> Flat:
-        """The module's variables that are neither parameters nor random state nor captured."""
-        return {
-            name: _value(leaf)
-            for name, (_, leaf) in _flat(nnx.state(model)).items()
-            if not isinstance(leaf, nnx.Param | nnx.RngState | nnx.Intermediate)
-        }
+        """The module's variables that are neither parameters nor random state; what is new is sown.
+
+        Where the pair says which collections may change, others are not looked at.
+        """
+        found: Flat = {}
+        allowed = self.pair.mutable
+        for name, (_, leaf) in _flat(nnx.state(model)).items():
+            if isinstance(leaf, nnx.Param | nnx.RngState):
+                continue
+            if name in self.leaves:
+                found[name] = _value(leaf)
+            elif allowed is None or name.partition("/")[0] in allowed:
+                values = jax.tree.leaves(_value(leaf))
+                found |= {f"{SOWN}{name}/{i}": value for i, value in enumerate(values)}
+        return found
 
     def params_of(self, model: nnx.Module) -> Flat:
         """The module's parameters."""
@@ -149,10 +163,8 @@ def _flat(state: Any) -> dict[str, tuple[tuple, Any]]:
 
 
 def _join(path: tuple) -> str:
-    parts: list[str] = []
-    for part in path:
-        parts.extend(map(str, part) if isinstance(part, tuple) else [str(part)])
-    return "/".join(parts)
+    # A key that is a tuple (SpectralNorm, WeightNorm) is spelt as in a checkpoint.
+    return "/".join(escape(repr(part) if isinstance(part, tuple) else str(part)) for part in path)
 
 
 def _value(leaf: Any) -> Any:

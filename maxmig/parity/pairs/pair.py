@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ class Pair:
     """A Linen module, the NNX module that shall replace it, and inputs for both.
 
     Attributes:
-        linen: the control; it is initialised here, once, and its weights go to both sides.
-        nnx: the candidate; its own weights do not matter.
+        linen: the control; it is initialised here, once, and its weights go to both sides. None
+            where it is gone and a recording stands for it.
+        nnx: the candidate; its own weights do not matter. None where it is not written yet, and
+            the control is to be recorded.
         inputs: a tuple of positional arguments, or a dict of arguments by keyword.
         nnx_inputs: inputs of the NNX module where they differ from `inputs`.
         name: what to call the pair in reports.
@@ -36,11 +39,18 @@ class Pair:
         optimizer: an optax optimizer: steps with it are compared too.
         steps: how many optimizer steps.
         seed: of the weights, and of everything that is drawn.
+        random_inputs: whether the sides are run on random inputs of the same shapes and types as
+            well, whole numbers within the range of the given ones; False if only those are valid.
         variables: weights of the Linen side to use in place of initialised ones.
+        logits: for L3: which output is logits over a vocabulary, by its name (`outputs/0`), True
+            for the only one, or a function from the outputs to them; False if none is. By default
+            an output whose last axis is as long as an embedding of the control.
+        next_logits: for L3: a step of decoding, a function `(call, tokens)`: `call` runs the module
+            in evaluation, `tokens` [B, n] are all so far; it returns the logits [B, V] of the next.
     """
 
-    linen: linen.Module
-    nnx: nnx.Module
+    linen: Any
+    nnx: Any
     inputs: Any
     nnx_inputs: Any = None
     name: str = ""
@@ -53,10 +63,18 @@ class Pair:
     optimizer: Any = None
     steps: int = 2
     seed: int = 0
+    random_inputs: bool = True
     variables: Mapping[str, Any] | None = None
+    logits: Any = None
+    next_logits: Callable[[Callable[..., Any], Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        for place, value, kind in (("linen", self.linen, linen), ("nnx", self.nnx, nnx)):
+        if self.linen is None and self.nnx is None:
+            raise errors.ConfigError(
+                f"{self._of('linen and nnx')}expected a module, got None twice"
+            )
+        sides = (("linen", self.linen, linen), ("nnx", self.nnx, nnx))
+        for place, value, kind in (side for side in sides if side[1] is not None):
             if isinstance(value, type) and issubclass(value, kind.Module):
                 raise errors.ConfigError(
                     f"{self._of(place)}expected an instance, got the class {value.__name__}; "
@@ -67,7 +85,7 @@ class Pair:
                     f"{self._of(place)}expected an instance of flax.{place}.Module, got "
                     f"{_kind(value)}"
                 )
-        if self.linen.scope is not None:
+        if self.linen is not None and self.linen.scope is not None:
             raise errors.ConfigError(
                 f"{self._of('linen')}expected a module that is not bound to variables; return the "
                 "module itself, and its variables as Pair(variables=...)"
@@ -78,16 +96,42 @@ class Pair:
         unknown = [mode for mode in self.modes or () if mode not in MODES]
         if unknown:
             raise errors.ConfigError(f"{self._of('modes')}expected train or eval, got {unknown[0]}")
+        if self.variables is not None and not isinstance(self.variables, Mapping):
+            raise errors.ConfigError(
+                f"{self._of('variables')}expected {{'params': ...}}, got {_kind(self.variables)}"
+            )
+        step = self.next_logits
+        if step is not None and (
+            not callable(step) or len(inspect.signature(step).parameters) != 2
+        ):
+            raise errors.ConfigError(
+                f"{self._of('next_logits')}expected a function of (call, tokens), got {_kind(step)}"
+            )
         if self.steps < 1:
             raise errors.ConfigError(f"{self._of('steps')}expected 1 or more, got {self.steps}")
 
     def _of(self, place: str) -> str:
-        return f"pair {self.name or type(self.linen).__name__}: {place}: "
+        return f"pair {self.name or _classes(self.linen, self.nnx)}: {place}: "
 
     @property
     def title(self) -> str:
         """What to call it."""
-        return self.name or f"{type(self.linen).__name__}/{type(self.nnx).__name__}"
+        return self.name or _classes(self.linen, self.nnx)
+
+    def need(self, *sides: str) -> "Pair":
+        """The pair itself, if it has these sides.
+
+        Raises:
+            ConfigError: one is None.
+        """
+        gone = [side for side in sides if getattr(self, side) is None]
+        if gone:
+            raise errors.ConfigError(
+                f"{self._of(gone[0])}expected a module, got None; what is gone on one side was to "
+                "be recorded before (`maxmig parity record --pair`), and is compared by `maxmig "
+                "parity compare RECORDING --pair`"
+            )
+        return self
 
     def arguments(self, side: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a side's call."""
@@ -113,6 +157,12 @@ def load(spec: "str | Pair | Callable[[], Any]") -> Pair:
     module, colon, name = spec.partition(":")
     if not (colon and module and name):
         raise errors.ConfigError(f"--pair: expected pkg.module:function, got {spec!r}")
+    if "/" in module or module.endswith(".py"):
+        path = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+        raise errors.ConfigError(
+            f"--pair: expected the name of a module, got the file {module}; from the folder that "
+            f"it is in: {path}:{name}"
+        )
     return _made(spec, _find(module, name))
 
 
@@ -157,7 +207,8 @@ def _find(module: str, name: str) -> Callable[[], Any]:
         try:
             found = getattr(found, part)
         except AttributeError:
-            names = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            own = [n for n, v in vars(found).items() if getattr(v, "__module__", "") == module]
+            names = [n for n in own if inspect.isfunction(vars(found)[n]) and n[:1] != "_"]
             raise errors.ConfigError(
                 f"--pair {module}:{name}: no {part!r} in it; functions there: "
                 f"{', '.join(names[:8]) or 'none'}"
@@ -209,6 +260,10 @@ def _is_library(path: str) -> bool:
     return path.startswith((own, "<")) or any(
         part in path for part in ("/site-packages/", "\\site-packages\\", "/lib/python")
     )
+
+
+def _classes(*modules: Any) -> str:
+    return "/".join(type(module).__name__ for module in modules if module is not None)
 
 
 def _kind(value: Any) -> str:

@@ -6,10 +6,11 @@ What is proposed here is a guess; `confirm` moves one leaf at a time on both sid
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-from maxmig.parity.pairs import kinds
+from maxmig.parity.pairs import joined, kinds
 from maxmig.parity.pairs.mapping import Entry, Group, Mapping
 from maxmig.parity.pairs.tracing import Unit
 
@@ -42,11 +43,14 @@ class _Form:
 
 def propose(linen: Sequence[Unit], nnx: Sequence[Unit]) -> Mapping:
     """The likely mapping from the layers of the Linen side to those of the NNX side."""
+    linen, nnx = joined.apart(linen, nnx), joined.apart(nnx, linen)
     search = _Search([_form(unit) for unit in linen], list(nnx))
+    search.joined(surplus=True)
     exact = lambda f: (f.unit.kind, f.shapes)  # noqa: E731
     search.match(exact, lambda u: (u.kind, _shapes(u)))
     search.match(lambda f: f.shapes, _shapes)
     search.stacked()
+    search.joined()
     search.loose(lambda f: _bare(f.shapes), lambda u: _bare(_shapes(u)))
     search.loose(lambda f: _sizes(f.shapes), lambda u: _sizes(_shapes(u)))
     search.singles()
@@ -85,6 +89,61 @@ class _Search:
             for axis in (0, 1):
                 if unit in self.units:
                     self._stack(unit, axis)
+
+    def joined(self, *, surplus: bool = False) -> None:
+        """A layer of NNX that is several of Linen's side by side (query, key, value); the reverse.
+
+        They are joined in the order of their calls; whether that is right, `confirm` sees.
+
+        Args:
+            surplus: only where one side has so many more layers of that shape, and the other side
+                none of the joined shape: before layers are matched one to one.
+        """
+        for unit in list(self.units):
+            for run in joined.runs(self.forms, lambda f: (f.unit.parent, f.shapes)):
+                found = joined.join([f.shapes for f in run], _shapes(unit))
+                if found is None or not all(_kin(f.unit, unit) for f in run):
+                    continue
+                if surplus and not joined.left(run[0].shapes, _shapes(unit), len(run), self.counts):
+                    continue
+                for name, op, axis in found:
+                    sources = tuple(f.leaves[name].sources[0] for f in run)
+                    self.entries.append(Entry(unit.leaf(name), sources, op, axis, how="joined"))
+                self.forms = [f for f in self.forms if f not in run]
+                self.units.remove(unit)
+                break
+        for form in list(self.forms):
+            for several in joined.runs(self.units, lambda u: (u.parent, _shapes(u))):
+                found = joined.join([_shapes(u) for u in several], form.shapes)
+                if found is None or not all(_kin(form.unit, u) for u in several):
+                    continue
+                counts = self.counts[::-1]
+                if surplus and not joined.left(
+                    _shapes(several[0]), form.shapes, len(several), counts
+                ):
+                    continue
+                self._cut(form, several, found)
+                break
+
+    @property
+    def counts(self) -> tuple[Counter[Hashable], Counter[Hashable]]:
+        """How many layers of each shape there are on either side."""
+        return (
+            Counter(form.shapes for form in self.all_forms),
+            Counter(_shapes(unit) for unit in self.all_units),
+        )
+
+    def _cut(self, form: _Form, units: list[Unit], found: list[tuple[str, str, int]]) -> None:
+        for name, op, axis in found:
+            for i, unit in enumerate(units):
+                sources, size = form.leaves[name].sources, unit.leaves[name].shape
+                entry = Entry(unit.leaf(name), sources, "take", axis, i, how="joined")
+                if op == "concat":
+                    ends = {"index": i * size[axis], "stop": (i + 1) * size[axis]}
+                    entry = dataclasses.replace(entry, op="slice", **ends)
+                self.entries.append(entry)
+        self.units = [u for u in self.units if u not in units]
+        self.forms.remove(form)
 
     def singles(self) -> None:
         """Leaves that are left, one by one: where only one of its shape is left on either side."""
@@ -229,6 +288,13 @@ class _Search:
                         f"the candidate uses one weight {other.calls} times ({other.leaf(name)}: "
                         "tied), where the control has a weight of its own: untied"
                     )
+        raw = any(name.startswith("raw/") for u in self.all_units for name in u.leaves)
+        if unit.module == "WeightNorm" and raw:
+            return (
+                "before flax 0.12.12 nnx.WeightNorm keeps its scales as raw arrays, which are not "
+                "trained, while Linen trains them; use flax 0.12.12, or a layer of your own with "
+                "an nnx.Param"
+            )
         twin = kinds.WITHOUT_TWIN.get(unit.module)
         if twin:
             return f"{unit.module} has no class in NNX; {twin}"

@@ -13,9 +13,10 @@ from flax import linen as nn
 from flax import nnx
 
 from maxmig import errors
-from maxmig.parity.pairs import arguments, compute, kinds, streams
+from maxmig.parity.pairs import arguments, kinds, streams
 from maxmig.parity.pairs.linen_side import LinenSide
 from maxmig.parity.pairs.nnx_side import NnxSide
+from maxmig.parity.pairs.values import named
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -132,14 +133,14 @@ def linen(side: LinenSide) -> tuple[Unit, ...]:
         args, kwargs = given.put(values)
         tracers.update(values)
         with streams.shared(), nn.intercept_methods(note):  # maxmig: ignore[no-nnx-twin]
-            return compute.named(side.run(flat, args, kwargs, mode)[0])
+            return named(side.run(flat, args, kwargs, mode)[0])
 
     jax.eval_shape(run, dict(side.variables), dict(given.values))
     return _units(_abstract(side.variables), log.seen)
 
 
 def _in_range(side: LinenSide, path: str, name: str, values: np.ndarray, size: int) -> None:
-    bad = (values < -size) | (values >= size)
+    bad = (values < 0) | (values >= size)
     if bad.any():
         at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         raise errors.DataError(
@@ -161,7 +162,7 @@ def nnx_(side: NnxSide, mode: str) -> tuple[Unit, ...]:
         args, kwargs = given.put(values)
         model = side.model(flat, mode)
         with streams.shared(), _noted(model, log):
-            return compute.named(side.call_model(model, args, kwargs))
+            return named(side.call_model(model, args, kwargs))
 
     jax.eval_shape(run, dict(side.values), dict(given.values))
     classes = {

@@ -1,9 +1,12 @@
 """Differences that these inputs do not reach: equal results of programs that are not the same."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from maxmig.parity.pairs import known
+from maxmig.parity.pairs import drawn, guards, known
+from maxmig.parity.pairs.compute import OUTPUTS, Computation
+from maxmig.parity.pairs.drawn import Draw
 from maxmig.parity.results import Check, Verdict
 from maxmig.parity.static import Divergence, Proof
 
@@ -13,13 +16,130 @@ _ROUNDING = 1e-6
 _PARAMETERS = re.compile(r"(is_stable|precision|mode|fill_value) ")
 
 
-def doubts(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Why equal numbers are not enough: the programs are the same but for a number or an option.
+def settled(checks: Sequence[Check]) -> list[Check]:
+    """The checks, where L1 leaves branches open that L0 has proved."""
+    found = []
+    for check in checks:
+        open_ = getattr(check.details, "untaken", ())
+        if open_ and check.verdict is Verdict.INCONCLUSIVE and _proved(checks, check.name):
+            told = f"{check.told.rpartition('; ')[0]}; not reached, but proved by L0: {open_[0]}"
+            check = dataclasses.replace(check, concluded=Verdict.PASS, told=told)
+        found.append(check)
+    return found
 
-    A bound that no input crosses, a loop that always ends early, the order of what is tied.
+
+def doubts(checks: Sequence[Check], still: Sequence[str]) -> tuple[str, ...]:
+    """Why equal numbers are not enough.
+
+    The programs are the same but for a number or an option (a bound that no input crosses, a loop
+    that always ends early, the order of what is tied); a branch is not taken; a weight is not used.
+
+    Args:
+        checks: of all levels.
+        still: trained leaves that move nothing when they are moved.
     """
     if any(check.verdict is Verdict.FAIL for check in checks):
         return ()
+    return (*_numbers(checks), *_branches(checks), *_weights(checks, still))
+
+
+def constant(
+    checks: Sequence[Check], computations: Sequence[Computation], draws: Mapping[str, Draw]
+) -> tuple[str, ...]:
+    """Why inputs that are one number throughout prove nothing, where there are no others."""
+    if any(check.verdict is Verdict.FAIL for check in checks):
+        return ()
+    for c in computations:
+        draw = draws.get(c.mode)
+        flat = drawn.constant(c.given[0].values) if draw is not None and draw.inputs is None else ()
+        if flat and not _proved(checks, f"outputs ({c.mode})"):
+            return (
+                f"{', '.join(flat)}: one number throughout, so that much can differ unseen; "
+                f"{draw.why if draw and draw.why else 'no others were drawn'}; give other inputs",
+            )
+    return ()
+
+
+def guarded(
+    checks: Sequence[Check], computations: Sequence[Computation], draws: Mapping[str, Draw]
+) -> tuple[str, ...]:
+    """Bounds and choices of one side alone that no input reaches and no proof covers."""
+    if any(check.verdict is Verdict.FAIL for check in checks) or _numbers(checks):
+        return ()
+    for c in computations:
+        program = f"{OUTPUTS} ({c.mode})"
+        if _proved(checks, program):
+            continue
+        more = draws[c.mode].inputs if c.mode in draws else None
+        inputs = [c.inputs, *([more] if more is not None else [])]
+        lone = guards.unseen(c.program(OUTPUTS, 0), c.program(OUTPUTS, 1), inputs)
+        if lone:
+            return (
+                f"{program}: {_some(lone)}; these inputs do not reach it, and it is not proved; "
+                "give inputs that do, or write both sides alike",
+            )
+    return ()
+
+
+def _branches(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Branches that neither the inputs reach nor a proof covers."""
+    for check in checks:
+        open_ = getattr(check.details, "untaken", ())
+        if open_ and not _proved(checks, check.name):
+            return (
+                f"{check.name}: these inputs do not reach {_some(open_)}, and it is not proved; "
+                "give inputs that take every branch, or write both sides alike",
+            )
+    return ()
+
+
+def _weights(checks: Sequence[Check], still: Sequence[str]) -> tuple[str, ...]:
+    """Weights that neither the inputs reach nor a proof covers."""
+    used: dict[str, bool] = {}
+    for check in checks:
+        if check.name == "gradients" and check.level == "native":
+            for m in check.measurements:
+                used[m.path] = used.get(m.path, False) or not m.zero
+    if any(check.doubt for check in checks if check.level == "native"):
+        return ()  # nothing moves what is NaN
+    if not used:
+        return ()  # no output is a float, so nothing tells whether a weight moves it
+    programs = [c.name for c in checks if c.level == "static"]
+    outputs = [name for name in programs if name.startswith("outputs")]
+    if outputs and all(_proved(checks, name) for name in outputs):
+        return ()
+    lone = [path for path in still if not used.get(path, False) and not _same(checks, path)]
+    if not lone:
+        return ()
+    return (
+        f"these inputs do not reach {_some(lone)}: moving it moves nothing and its gradient is "
+        "zero, on both sides, so nothing of it was compared, and it is not proved (L0); give "
+        "inputs that use it",
+    )
+
+
+def _same(checks: Sequence[Check], path: str) -> bool:
+    """Whether the gradient of a weight is proved, in every mode."""
+    proofs = [c.details for c in checks if c.level == "static" and c.name.startswith("gradients")]
+    return bool(proofs) and all(f"gradients/{path}" in proof.proved for proof in proofs)
+
+
+def _proved(checks: Sequence[Check], name: str) -> bool:
+    """Whether L0 proved a program, but for what is known to be the same."""
+    for check in checks:
+        if check.level == "static" and check.name == name:
+            proof = check.details
+            known_only = proof.complete and bool(known.of_divergences(proof.divergences))
+            unproved = proof.missing or proof.unprovable
+            return bool(proof) or (known_only and not unproved)
+    return False
+
+
+def _some(items: Sequence[str]) -> str:
+    return items[0] + (f", and {len(items) - 1} more" if len(items) > 1 else "")
+
+
+def _numbers(checks: Sequence[Check]) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for proof in _open(checks):
         # A loop that has other numbers in it is another loop: those numbers are what counts.

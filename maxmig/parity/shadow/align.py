@@ -7,10 +7,13 @@ between two anchors is paired by primitive and shape.
 import difflib
 from collections.abc import Sequence
 
-from maxmig.parity.shadow.walk import Event
+from maxmig.parity.shadow.events import Event
 from maxmig.parity.static import primitives
 
 Pairs = list[tuple[int, int]]
+
+# Whether a loop goes on: i < 3 belongs to i <= 3, and the turn in which they differ is told.
+_COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 
 def pairs(control: Sequence[Event], candidate: Sequence[Event]) -> Pairs:
@@ -31,11 +34,16 @@ def pairs(control: Sequence[Event], candidate: Sequence[Event]) -> Pairs:
 
 
 def key(event: Event) -> tuple[object, ...]:
-    """What two equations that belong together have in common: primitive, shape, parameters."""
+    """What two equations that belong together have in common.
+
+    The primitive, the shape, parameters among the operands, and the turn of each loop.
+    """
     name = event.eqn.primitive.name
     name = primitives.RENAMED.get(name, name)
+    if event.decides and name in _COMPARISONS:
+        name = "comparison"
     sizes = tuple(sorted(s for s in event.eqn.outvars[0].aval.shape if s != 1))
-    return (name, sizes, event.params)
+    return (name, sizes, event.params, event.loops)
 
 
 def _anchors(control: Sequence[Event], candidate: Sequence[Event]) -> Pairs:

@@ -11,10 +11,11 @@ import numpy as np
 from maxmig import errors
 from maxmig.parity.programs import Program
 from maxmig.parity.results import SIDES
-from maxmig.parity.shadow import align, lockstep, rules
+from maxmig.parity.shadow import align, lockstep, loops, rules
+from maxmig.parity.shadow.events import Event
 from maxmig.parity.shadow.lockstep import Gap
 from maxmig.parity.shadow.results import Error, First, Module, Shadow
-from maxmig.parity.shadow.walk import Event, Walk
+from maxmig.parity.shadow.walk import Walk
 from maxmig.parity.static import describe
 from maxmig.parity.static.results import Divergence
 
@@ -43,10 +44,10 @@ def compare(control: Program, candidate: Program, inputs: Mapping[str, Any]) -> 
     counts = (len(events[0]), len(events[1]))
     if reasons:
         return Shadow(control.name, events=counts, unshadowable=tuple(reasons))
-    aligned = align.pairs(*events)
+    seen = _Seen.of(walks, events, inputs)
+    ours, theirs = seen.outputs
     with rules.float64():
-        gaps, ours, theirs = lockstep.run(*walks, inputs, aligned)
-        found = _errors(ours, theirs)
+        found = held(ours, theirs)
     missing = [f"control: {n}" for n in ours if n not in theirs]
     missing += [f"candidate: {n}" for n in theirs if n not in ours]
     result = Shadow(
@@ -54,14 +55,56 @@ def compare(control: Program, candidate: Program, inputs: Mapping[str, Any]) -> 
         found,
         tuple(missing),
         None,
-        _modules(gaps),
-        len(aligned),
+        _modules(seen.gaps),
+        len(seen.aligned),
         counts,
+        untaken=tuple(
+            f"{side}: {text}"
+            for side, walk in zip(SIDES, walks, strict=True)
+            for text in walk.untaken
+        ),
     )
     if result.failures:
-        first = _First(walks, events, aligned, gaps, result.failures)
-        result = dataclasses.replace(result, first=first.find())
+        if any(walk.choosing for walk in walks):
+            seen = _look_inside(control, candidate, inputs)
+        result = dataclasses.replace(result, first=_First(seen, result.failures).find())
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Two walks with values, side by side."""
+
+    walks: Sequence[Walk]
+    events: Sequence[Sequence[Event]]
+    aligned: align.Pairs
+    gaps: Sequence[Gap]
+    outputs: tuple[lockstep.Outputs, lockstep.Outputs]
+
+    @classmethod
+    def of(
+        cls,
+        walks: tuple[Walk, Walk],
+        events: Sequence[Sequence[Event]],
+        inputs: Mapping[str, Any],
+    ) -> "_Seen":
+        aligned = align.pairs(*events)
+        with rules.float64():
+            gaps, *outputs = lockstep.run(*walks, inputs, aligned)
+        return cls(walks, events, aligned, gaps, (outputs[0], outputs[1]))
+
+
+def _look_inside(control: Program, candidate: Program, inputs: Mapping[str, Any]) -> _Seen:
+    """The same again with the turns of while loops, and the branches taken, as events.
+
+    Which they are is known when they are computed: so each side runs once alone beforehand.
+    """
+    walks = Walk(control, inside=True), Walk(candidate, inside=True)
+    with rules.float64():
+        events = [
+            [dataclasses.replace(event, outs=None) for event in walk.run(inputs)] for walk in walks
+        ]
+    return _Seen.of(walks, events, inputs)
 
 
 def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -104,7 +147,8 @@ def _check(sides: Sequence[Program], inputs: Mapping[str, Any]) -> None:
                 )
 
 
-def _errors(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Error, ...]:
+def held(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Error, ...]:
+    """The outputs of two programs in float64, held against one another."""
     usual = _usual(ours)
     found = []
     for name in (n for n in ours if n in theirs):
@@ -172,24 +216,21 @@ def _path(*events: Event) -> str:
 class _First:
     """Looks for the first equation that makes a difference."""
 
-    walks: Sequence[Walk]
-    events: Sequence[Sequence[Event]]
-    aligned: align.Pairs
-    gaps: Sequence[Gap]
+    seen: _Seen
     failures: Sequence[Error]
 
     def find(self) -> First | None:
         """What the sides compute unlike one another just before the first difference."""
-        bad = next((g for g in self.gaps if g.relative > _SMALLEST), None)
+        bad = next((g for g in self.seen.gaps if g.relative > _SMALLEST), None)
         last: tuple[Event | None, Event | None] = (None, None)
         if bad is None:
             ends = [
                 frozenset[int]().union(*(w.outputs.get(e.output, ()) for e in self.failures))
-                for w in self.walks
+                for w in self.seen.walks
             ]
         else:
             last, ends = (bad.control, bad.candidate), [bad.control.fed, bad.candidate.fed]
-        paired = [set(side) for side in zip(*self.aligned, strict=True)] or [set(), set()]
+        paired = [set(side) for side in zip(*self.seen.aligned, strict=True)] or [set(), set()]
         extra = [self._unpaired(side, end, paired[side]) for side, end in enumerate(ends)]
         ours, theirs = (e or p for e, p in zip(extra, last, strict=True))
         if ours is None and theirs is None:
@@ -201,7 +242,7 @@ class _First:
 
     def _unpaired(self, side: int, start: Iterable[int], paired: set[int]) -> Event | None:
         """The first event without a partner that leads there by way of such events alone."""
-        events, todo = self.events[side], [i for i in start if i not in paired]
+        events, todo = self.seen.events[side], [i for i in start if i not in paired]
         seen: set[int] = set()
         while todo:
             i = todo.pop()
@@ -214,7 +255,18 @@ class _First:
         one, two = (None if e is None else _equation(e) for e in (ours, theirs))
         outputs = tuple(e.output for e in self.failures)
         path = _path(*(e for e in (ours, theirs) if e is not None))
-        return Divergence(one, two, path, describe.differences(one, two), outputs)
+        told = (*describe.differences(one, two), *_turns(ours, theirs))
+        return Divergence(one, two, path, told, outputs)
+
+
+def _turns(*events: Event | None) -> tuple[str, ...]:
+    """The turns of loops and the branches that equations are in, in words."""
+    found = []
+    for event in (e for e in events if e is not None):
+        if event.eqn.primitive.name == "while":
+            found.append(f"after turn {loops.TURNS} of the loop")
+        found.append(event.within)
+    return tuple(dict.fromkeys(text for text in found if text))
 
 
 def _equation(event: Event) -> Any:

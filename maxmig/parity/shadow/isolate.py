@@ -6,9 +6,10 @@ from typing import Any
 
 from maxmig.parity.programs import Program
 from maxmig.parity.shadow import align, lockstep, rules
+from maxmig.parity.shadow.events import Event
 from maxmig.parity.shadow.lockstep import Gap
 from maxmig.parity.shadow.results import Layer
-from maxmig.parity.shadow.walk import Event, Walk
+from maxmig.parity.shadow.walk import Walk
 from maxmig.parity.static import describe
 
 _NUMBERED = re.compile(r"(.*?_\d+)(/|$)")

@@ -8,10 +8,12 @@ import dataclasses
 from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from maxmig.parity.shadow.align import Pairs
-from maxmig.parity.shadow.walk import Event, Walk
+from maxmig.parity.shadow.events import Event
+from maxmig.parity.shadow.walk import Walk
 
 Outputs = dict[str, Any]
 
@@ -98,9 +100,7 @@ def _measure(a: Event, b: Event) -> tuple[float, tuple[float, float]] | None:
         return None
     worst: tuple[float, tuple[float, float]] | None = None
     for x, y in zip(a.outs, b.outs, strict=True):
-        if not _numbers(x) or not _numbers(y):
-            continue
-        x, y = np.squeeze(x), np.squeeze(y)
+        x, y = np.squeeze(_bits(x)), np.squeeze(_bits(y))
         if x.shape != y.shape:
             continue
         found = relative(x, y)
@@ -126,6 +126,11 @@ def relative(x: Any, y: Any, floor: float = 0.0) -> tuple[float, tuple[float, fl
     scale = max(*norms, floor / top)
     gap = float(np.linalg.norm(a - b)) / scale if scale else 0.0
     return gap, (norms[0] * top, norms[1] * top)
+
+
+def _bits(x: Any) -> Any:
+    """Numbers as they are, of random keys what they hold."""
+    return x if _numbers(x) else np.asarray(jax.random.key_data(x))
 
 
 def _numbers(x: Any) -> bool:

@@ -87,6 +87,8 @@ class Shadow:
         aligned: pairs of equations that were held against one another.
         events: equations of each side, scans unrolled.
         unshadowable: what has no meaning in float64, by name and line: nothing can be said then.
+        untaken: branches that these inputs do not reach, as `side: branch 0 of ...`: equal outputs
+            say nothing of them.
     """
 
     program: str
@@ -97,16 +99,19 @@ class Shadow:
     aligned: int = 0
     events: tuple[int, int] = (0, 0)
     unshadowable: tuple[str, ...] = ()
+    untaken: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.PASS
 
     @property
     def verdict(self) -> Verdict:
-        """INCONCLUSIVE where nothing could be evaluated or compared."""
+        """INCONCLUSIVE where nothing could be evaluated or compared, or not everything ran."""
         if self.unshadowable or not any(e.elements for e in self.errors):
             return Verdict.INCONCLUSIVE
-        return Verdict.FAIL if self.missing or self.failures else Verdict.PASS
+        if self.missing or self.failures:
+            return Verdict.FAIL
+        return Verdict.INCONCLUSIVE if self.untaken else Verdict.PASS
 
     @property
     def failures(self) -> tuple[Error, ...]:
@@ -130,4 +135,4 @@ class Shadow:
         if self.first:
             where = f"first difference {self.first.relative:.1e}: {self.first.divergence}"
             return f"{head}; {where}"
-        return head
+        return f"{head}; {self.untaken[0]}" if self.untaken else head

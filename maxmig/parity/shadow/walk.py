@@ -2,7 +2,11 @@
 
 Calls are inlined and scans unrolled, so that each equation of each layer is an event of its own.
 Without values the walk gives the same events in the same order: that is what two sides are aligned
-by before anything is computed.
+by before anything is computed. While loops and branches are one event each, since only values tell
+how they go; on request a walk with values looks into them.
+
+A value is dropped after the last equation that uses it, also inside of the calls that it is handed
+to: the memory of a walk is that of the values in use, however many equations there are.
 """
 
 import dataclasses
@@ -15,65 +19,11 @@ from jax.extend.core import ClosedJaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from maxmig.parity.programs import Program
-from maxmig.parity.shadow import rules
+from maxmig.parity.shadow import loops, rules
+from maxmig.parity.shadow.events import UNKNOWN, Event, Fed, Known, Place, Steps, Values
 from maxmig.parity.static import primitives, source
 
-Values = list[Any]
-Fed = frozenset[int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """One equation of one layer.
-
-    Attributes:
-        eqn: the equation.
-        path: the module, by the name stack, the layer's number in it; empty where none is told.
-        calls: the calls and loops around it.
-        params: names of the parameters among its operands, the layer's number in them.
-        constants: the numbers among its operands.
-        fed: indices of the events whose results, maybe rearranged, are its operands.
-        outs: its results; None without values.
-    """
-
-    eqn: Any
-    path: str
-    calls: tuple[Any, ...]
-    params: tuple[str, ...]
-    constants: tuple[Any, ...]
-    fed: Fed
-    outs: Values | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Known:
-    """What is known of a value without its numbers.
-
-    Attributes:
-        param: the parameter that it is, maybe rearranged.
-        fed: indices of the events that it comes from.
-    """
-
-    param: str = ""
-    fed: Fed = frozenset()
-
-
-_UNKNOWN = _Known()
-_Steps = Generator[Event, None, tuple[Values | None, list[_Known]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where the walk is: name stack, calls, and the stacks of layers that are being unrolled."""
-
-    stack: str = ""
-    calls: tuple[Any, ...] = ()
-    layers: tuple[tuple[str, int], ...] = ()
-    silent: bool = False
-
-    def into(self, eqn: Any) -> "_Place":
-        inner = "/".join(s for s in (self.stack, source.stack(eqn)) if s)
-        return dataclasses.replace(self, stack=inner, calls=(*self.calls, eqn))
+CHOOSING = ("while", "cond")
 
 
 def _live(program: Program) -> Program:
@@ -90,19 +40,26 @@ class Walk:
         program: the program.
         outputs: after a walk, the events that each output comes from.
         unshadowable: after a walk without values, what has no meaning in float64.
+        choosing: after a walk without values, whether there is a while loop or a branch.
+        branches: after a walk with values, of each choice its place, how many branches it has, and
+            which of them were taken.
     """
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, *, inside: bool = False):
+        """Args: program: what is walked; inside: whether to look into while loops and branches."""
         self.program = _live(program)
         self.roots = frozenset(n.split("/")[1] for n in program.inputs if n.startswith("params/"))
         self.outputs: dict[str, Fed] = {}
         self.unshadowable: dict[str, None] = {}
+        self.choosing = False
+        self.branches: dict[int, tuple[str, int, set[int]]] = {}
+        self._inside = inside
         self._count = 0
         self._prefixes: dict[str, None] = {}
         self._last: dict[int, tuple[Any, list[list[Any]]]] = {}
 
     def events(self) -> Iterator[Event]:
-        """All events, without values."""
+        """All events, without values: none of those inside of while loops and branches."""
         yield from self._program(None)
 
     def run(self, inputs: Mapping[str, Any]) -> Generator[Event, Values | None, dict[str, Any]]:
@@ -117,23 +74,34 @@ class Walk:
 
     def _program(self, given: Values | None) -> Generator[Event, Any, Values | None]:
         self._count = 0
-        known = [_Known(n if n.startswith("params/") else "") for n in self.program.inputs]
-        outs, made = yield from self._jaxpr(self.program.jaxpr, given, known, _Place())
+        known = [Known(n if n.startswith("params/") else "") for n in self.program.inputs]
+        outs, made = yield from self.jaxpr(self.program.jaxpr, given, known, Place())
         self.outputs = {n: k.fed for n, k in zip(self.program.outputs, made, strict=True)}
         return outs
 
-    def _jaxpr(
-        self, jaxpr: Any, given: Values | None, known: Sequence[_Known], place: _Place
-    ) -> _Steps:
+    def jaxpr(
+        self, jaxpr: Any, given: Values | None, known: Sequence[Known], place: Place
+    ) -> Steps:
+        """The events of a jaxpr, and its results.
+
+        Args:
+            jaxpr: what is walked, open or closed.
+            given: its operands, None without values; the list is emptied, so that no caller holds
+                what is not used any more.
+            known: what is known of the operands.
+            place: where it stands.
+        """
         inner, consts = source.parts(jaxpr)
         env: dict[Any, Any] | None = None
         if given is not None:
             env = dict(zip(inner.invars, given, strict=True))
+            given.clear()
             for var, value in zip(inner.constvars, consts, strict=True):
                 env[var] = rules.promote(value)
         told = dict(zip(inner.invars, known, strict=True))
         for eqn, dead in zip(inner.eqns, self._dying(inner), strict=True):
             ins = None if env is None else [_read(env, atom) for atom in eqn.invars]
+            _drop(env, dead)
             outs, made = yield from self._equation(
                 eqn, ins, [_told(told, v) for v in eqn.invars], place
             )
@@ -141,118 +109,51 @@ class Walk:
             if env is not None:
                 assert outs is not None
                 env.update(zip(eqn.outvars, outs, strict=True))
-                for var in dead:
-                    env.pop(var, None)
+                _drop(env, dead)
+            del ins, outs
         results = None if env is None else [_read(env, atom) for atom in inner.outvars]
         return results, [_told(told, atom) for atom in inner.outvars]
 
-    def _equation(self, eqn: Any, ins: Values | None, known: list[_Known], place: _Place) -> _Steps:
+    def _equation(self, eqn: Any, ins: Values | None, known: list[Known], place: Place) -> Steps:
         name = eqn.primitive.name
         if ins is None:
             self._note(eqn, place)
         if name in primitives.CALLS:
             called = eqn.params[primitives.CALLS[name]]
-            return (yield from self._jaxpr(called, ins, known, place.into(eqn)))
+            return (yield from self.jaxpr(called, ins, known, place.into(eqn)))
         if name == "scan":
-            return (yield from self._scan(eqn, ins, known, place))
+            return (yield from loops.scan(self, eqn, ins, known, place))
         outs: Values | None = None
         if ins is not None:
-            opaque = name in ("while", "cond")
-            outs = self._silent(eqn, ins, place) if opaque else rules.apply(eqn, ins)
-        made = _Known(fed=frozenset().union(*(k.fed for k in known)))
+            if name not in CHOOSING:
+                outs = rules.apply(eqn, ins)
+            elif self._inside and not place.silent:
+                return (yield from loops.inside(self, eqn, ins, known, place))
+            else:
+                outs = loops.silent(self, eqn, ins, place)
+        made = Known(fed=frozenset().union(*(k.fed for k in known)))
         if name in rules.RENAMING and len(known) == 1:
             made = known[0]
-        if name not in rules.QUIET and not place.silent and eqn.outvars:
-            replaced = yield self._event(eqn, known, made.fed, outs, place)
-            outs = outs if replaced is None else replaced
-            made = _Known(fed=frozenset((self._count,)))
-            self._count += 1
-        return outs, [made] * len(eqn.outvars)
+        if name in rules.QUIET or place.silent or not eqn.outvars:
+            return outs, [made] * len(eqn.outvars)
+        if ins is not None:
+            ins.clear()
+        return (yield from self.event(eqn, known, made.fed, outs, place))
 
-    def _note(self, eqn: Any, place: _Place) -> None:
-        """Remembers what has no meaning in float64, also inside of branches and loops."""
-        if reason := rules.unshadowable(eqn):
-            line, _ = source.place(eqn, place.calls)
-            self.unshadowable[f"{reason} ({line})" if line else reason] = None
-        if eqn.primitive.name in ("while", "cond"):
-            inside = place.into(eqn)
-            for sub in rules.bodies(eqn):
-                for inner in source.parts(sub)[0].eqns:
-                    self._deep(inner, inside)
-
-    def _deep(self, eqn: Any, place: _Place) -> None:
-        self._note(eqn, place)
-        for sub in rules.bodies(eqn):
-            for inner in source.parts(sub)[0].eqns:
-                self._deep(inner, place.into(eqn))
-
-    def _event(
-        self, eqn: Any, known: list[_Known], fed: Fed, outs: Values | None, place: _Place
-    ) -> Event:
+    def event(
+        self, eqn: Any, known: Sequence[Known], fed: Fed, outs: Values | None, place: Place
+    ) -> Steps:
+        """One equation as an event; whoever asked for it may send other results."""
         stack = "/".join(s for s in (place.stack, source.stack(eqn)) if s)
-        path = self._numbered(source.module_path(stack, self.roots), place.layers)
-        constants = tuple(v.val for v in eqn.invars if hasattr(v, "val"))
+        path = place.numbered(source.module_path(stack, self.roots))
+        constants = tuple(k.constant for k in known if k.constant is not None)
         params = tuple(k.param for k in known if k.param)
-        return Event(eqn, path, place.calls, params, constants, fed, outs)
+        replaced = yield Event(eqn, path, place.calls, params, constants, fed, outs, place.turns)
+        made = Known(fed=frozenset((self._count,)))
+        self._count += 1
+        return (outs if replaced is None else replaced), [made] * len(eqn.outvars)
 
-    def _scan(self, eqn: Any, ins: Values | None, known: list[_Known], place: _Place) -> _Steps:
-        body, length = eqn.params["jaxpr"], eqn.params["length"]
-        sizes = source.scan_sizes(eqn.params, len(eqn.outvars))
-        consts_known, carry_known, xs_known = source.operands(known, *sizes)
-        consts, carry, xs = ([], [], []) if ins is None else source.operands(ins, *sizes)
-        stacked: list[tuple[list[Any] | None, list[_Known]]] = []
-        inside, prefix = place.into(eqn), self._prefix([k.param for k in xs_known])
-        order = range(length)[::-1] if eqn.params["reverse"] else range(length)
-        for i in order:
-            here = inside
-            if prefix:
-                here = dataclasses.replace(inside, layers=(*inside.layers, (prefix, i)))
-            given = None if ins is None else [*consts, *carry, *(x[i] for x in xs)]
-            layer = [
-                dataclasses.replace(k, param=self._numbered_name(k.param, prefix, i))
-                for k in xs_known
-            ]
-            outs, made = yield from self._jaxpr(
-                body, given, [*consts_known, *carry_known, *layer], here
-            )
-            count = len(carry_known)
-            carry, carry_known = (outs or [])[:count], made[:count]
-            stacked.append((None if outs is None else outs[count:], made[count:]))
-        if eqn.params["reverse"]:
-            stacked.reverse()
-        ys = [v.aval for v in eqn.outvars[len(carry_known) :]]
-        ys_known = [
-            _Known(fed=frozenset().union(*(made[k].fed for _, made in stacked)))
-            for k in range(len(ys))
-        ]
-        made = [*carry_known, *ys_known]
-        if ins is None:
-            return None, made
-        rows = [row for row, _ in stacked if row is not None]
-        return [*carry, *(rules.stack([r[k] for r in rows], a) for k, a in enumerate(ys))], made
-
-    def _silent(self, eqn: Any, ins: Values, place: _Place) -> Values:
-        """A branch or a loop whose length is not known beforehand: one event."""
-        inside = dataclasses.replace(place.into(eqn), silent=True)
-        if eqn.primitive.name == "cond":
-            branches = eqn.params["branches"]
-            index = min(max(int(ins[0]), 0), len(branches) - 1)
-            return self._result(branches[index], ins[1:], inside)
-        sizes = source.loop_sizes(eqn.params)
-        cond_consts, body_consts, carry = source.operands(ins, *sizes)
-        while bool(self._result(eqn.params["cond_jaxpr"], [*cond_consts, *carry], inside)[0]):
-            carry = self._result(eqn.params["body_jaxpr"], [*body_consts, *carry], inside)
-        return list(carry)
-
-    def _result(self, jaxpr: Any, given: Values, place: _Place) -> Values:
-        walk = self._jaxpr(jaxpr, given, [_UNKNOWN] * len(given), place)
-        while True:
-            try:
-                next(walk)
-            except StopIteration as done:
-                return list(done.value[0])
-
-    def _prefix(self, names: Sequence[str]) -> str:
+    def prefix(self, names: Sequence[str]) -> str:
         """What the stacked parameters of a scan have in common: `decoder/layers`."""
         paths = [n.removeprefix("params/").split("/") for n in names if n]
         if not paths:
@@ -264,18 +165,40 @@ class Walk:
             self._prefixes.setdefault(prefix)
         return prefix
 
-    @staticmethod
-    def _numbered(path: str, layers: Sequence[tuple[str, int]]) -> str:
-        for prefix, i in layers:
-            if path == prefix or path.startswith(f"{prefix}/"):
-                path = f"{prefix}_{i}{path[len(prefix) :]}"
-        return path
+    @property
+    def untaken(self) -> tuple[str, ...]:
+        """Branches that no turn of the walk took, in words."""
+        return tuple(
+            f"branch {number} of the choice at {line or 'an unknown line'} is never taken"
+            for line, count, taken in self.branches.values()
+            for number in sorted(set(range(count)) - taken)
+        )
 
-    @classmethod
-    def _numbered_name(cls, name: str, prefix: str, i: int) -> str:
-        if not name:
-            return ""
-        return "params/" + cls._numbered(name.removeprefix("params/"), [(prefix, i)])
+    def take(self, eqn: Any, index: Any, calls: Sequence[Any]) -> int:
+        """The branch that an index means."""
+        count = len(eqn.params["branches"])
+        if id(eqn) not in self.branches:
+            self.branches[id(eqn)] = (source.place(eqn, calls)[0], count, set())
+        number = min(max(int(index), 0), count - 1)
+        self.branches[id(eqn)][2].add(number)
+        return number
+
+    def _note(self, eqn: Any, place: Place) -> None:
+        """Remembers what has no meaning in float64, also inside of branches and loops."""
+        if reason := rules.unshadowable(eqn):
+            line, _ = source.place(eqn, place.calls)
+            self.unshadowable[f"{reason} ({line})" if line else reason] = None
+        if eqn.primitive.name in CHOOSING:
+            self.choosing = True
+            self._deep(eqn, place)
+
+    def _deep(self, eqn: Any, place: Place) -> None:
+        inside = place.into(eqn)
+        for sub in rules.bodies(eqn):
+            for inner in source.parts(sub)[0].eqns:
+                self._note(inner, inside)
+                if inner.primitive.name not in CHOOSING:
+                    self._deep(inner, inside)
 
     def _dying(self, inner: Any) -> list[list[Any]]:
         """For each equation the variables that nothing after it uses."""
@@ -291,8 +214,14 @@ class Walk:
         return found[1]
 
 
-def _told(told: dict[Any, _Known], atom: Any) -> _Known:
-    return _UNKNOWN if hasattr(atom, "val") else told.get(atom, _UNKNOWN)
+def _drop(env: dict[Any, Any] | None, dead: Sequence[Any]) -> None:
+    if env is not None:
+        for var in dead:
+            env.pop(var, None)
+
+
+def _told(told: dict[Any, Known], atom: Any) -> Known:
+    return Known(constant=atom.val) if hasattr(atom, "val") else told.get(atom, UNKNOWN)
 
 
 def _read(env: dict[Any, Any], atom: Any) -> Any:

@@ -11,6 +11,7 @@ from maxmig.parity.static.number import Numbering, Record
 from maxmig.parity.static.results import Divergence, Equation
 
 _LONG = 100
+_NEXT = 6  # equations in which a scaling must follow
 
 
 class Side(Protocol):
@@ -39,7 +40,41 @@ def divergence(
         path = path or find(a, near) or find(b, pair[1])
         if find is _named and any(_has_names(side) for side in (a, b)):
             break  # where modules have names, what has none is outside of all
-    return Divergence(control, candidate, path, differences(control, candidate), outputs)
+    told = (*_scalings(a, b, pair), *differences(control, candidate))
+    return Divergence(control, candidate, path, told, outputs)
+
+
+def _scalings(a: Side, b: Side, pair: tuple[Record | None, Record | None]) -> tuple[str, ...]:
+    """How the two sides scale by a number, where they do so by other operations or elsewhere."""
+    names = {record.eqn.primitive.name for record in pair if record is not None}
+    if None in pair or len(names) == 1:
+        return ()
+    one, two = (_scaled(s, r) for s, r in zip((a, b), pair, strict=True) if r is not None)
+    return (f"the control {one}, the candidate {two}",) if one and two and one != two else ()
+
+
+def _scaled(side: Side, record: Record) -> str:
+    """What a value is multiplied or divided by, here or in what follows at once."""
+    n, reached, made = side.numbering, set(record.outs), dict[Number, str]()
+
+    def text(i: Number) -> str:
+        scalar = n.splats.get(i, i)
+        return made.get(i) or (number(n.constants[scalar]) if scalar in n.constants else "")
+
+    at = side.records.index(record)
+    for r in side.records[at : at + _NEXT]:
+        if r is not record and not reached & set(r.ins):
+            continue
+        name, told = r.eqn.primitive.name, [text(i) for i in r.ins]
+        if told and all(told):
+            made[r.outs[0]] = f"{name}({', '.join(told)})"
+        elif name in ("div", "mul") and len(told) == 2 and any(told):
+            other = told[1] or told[0]
+            if name == "mul":
+                return f"multiplies by {other}"
+            return f"divides by {other}" if told[1] else ""
+        reached.update(r.outs)
+    return ""
 
 
 def differences(control: Equation | None, candidate: Equation | None) -> tuple[str, ...]:
@@ -66,7 +101,8 @@ def differences(control: Equation | None, candidate: Equation | None) -> tuple[s
         found.append(f"constant {one} against {two}")
     if not found:
         one, two = (", ".join(e.operands) for e in (control, candidate))
-        found.append(f"fed by {one} against {two}")
+        if one != two:
+            found.append(f"fed by {one} against {two}")
     return tuple(found)
 
 
@@ -90,6 +126,7 @@ def equation(
         tuple(operands),
         tuple(constants),
         _params(eqn.params),
+        source.caller(eqn, calls),
     )
 
 

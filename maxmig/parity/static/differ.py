@@ -1,6 +1,7 @@
 """Where two programs part: the first equations that differ although equal values feed them."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from maxmig.parity.static.encode import Number
 from maxmig.parity.static.number import Numbering, Record
 from maxmig.parity.static.results import Cast, Divergence
 
+# Flax's layers of which Linen's and NNX's are known to convert otherwise.
+_KNOWN = re.compile(r"[/\\]flax[/\\].*(normalization|attention|recurrent)\.py$")
 LIMIT = 8  # differences that are looked past, one after the other
 
 
@@ -180,21 +183,36 @@ def _casts(a: _Side, b: _Side) -> tuple[Cast, ...]:
     ours, theirs = _conversions(a), _conversions(b)
     found = []
     for key in ours.keys() | theirs.keys():
-        one, two = ours.get(key, Counter()), theirs.get(key, Counter())
-        if one.total() == two.total():
+        none = _Conversions()
+        one, two = ours.get(key, none), theirs.get(key, none)
+        if one.lines.total() == two.lines.total() and one.unknown == two.unknown:
             continue
-        extra = [f"control {line}" for line in one - two] + [f"candidate {x}" for x in two - one]
-        found.append(Cast(*key, one.total(), two.total(), tuple(sorted(extra))))
+        extra = [f"control {line}" for line in one.lines - two.lines]
+        extra += [f"candidate {line}" for line in two.lines - one.lines]
+        totals = one.lines.total(), two.lines.total()
+        unknown = one.unknown, two.unknown
+        found.append(Cast(*key, *totals, tuple(sorted(extra)), unknown))
     return tuple(sorted(found, key=lambda c: (c.source_dtype, c.target_dtype, c.shape)))
 
 
-def _conversions(side: _Side) -> dict[tuple[str, str, tuple[int, ...]], Counter[str]]:
-    found: dict[tuple[str, str, tuple[int, ...]], Counter[str]] = {}
+@dataclasses.dataclass
+class _Conversions:
+    """How often each line converts, and how many of all are not those of `_KNOWN` layers."""
+
+    lines: Counter[str] = dataclasses.field(default_factory=Counter)
+    unknown: int = 0
+
+
+def _conversions(side: _Side) -> dict[tuple[str, str, tuple[int, ...]], _Conversions]:
+    found: dict[tuple[str, str, tuple[int, ...]], _Conversions] = {}
     for record in side.records:
         if record.eqn.primitive.name != "convert_element_type":
             continue
         old, new = record.eqn.invars[0].aval, record.eqn.outvars[0].aval
         if all(jnp.issubdtype(x.dtype, jnp.floating) for x in (old, new)):
-            key = (str(old.dtype), str(new.dtype), tuple(new.shape))
-            found.setdefault(key, Counter())[source.place(record.eqn, record.calls)[0]] += 1
+            here = found.setdefault(
+                (str(old.dtype), str(new.dtype), tuple(new.shape)), _Conversions()
+            )
+            here.lines[source.place(record.eqn, record.calls)[0]] += 1
+            here.unknown += not source.through(record.eqn, record.calls, _KNOWN)
     return found

@@ -73,6 +73,7 @@ _OTHERS = {
     *("tridiagonal", "hessenberg", "geqrf", "ormqr", "symmetric_product", "cholesky_update"),
     *("philox2x32", "philox4x32", "threefry4x32"),
     *("sharding_constraint", "eq_to", "le_to", "lt_to"),
+    "empty2",  # a zero, in the place of what the branch that is not taken would leave
 }  # rng_uniform is not here: it gives other numbers each time, whatever its operands
 KNOWN = ELEMENTWISE | _OTHERS
 

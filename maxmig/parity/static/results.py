@@ -12,6 +12,7 @@ class Equation:
         shape, dtype: of its (first) result.
         source: `file:line`, the innermost line outside of JAX and the standard library.
         function: the function that the line is in.
+        caller: where that line is a library's (Flax, Optax): the innermost line that is not.
         name_stack: the path of the module, where the framework tells it.
         operands: what feeds it: names of inputs, numbers, or `primitive (file:line)`.
         constants: the numbers among its operands and parameters, as text.
@@ -27,10 +28,13 @@ class Equation:
     operands: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
     params: tuple[tuple[str, str], ...] = ()
+    caller: str = ""
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) or "scalar"
-        return f"{self.primitive} {self.dtype} {shape} at {self.source or 'an unknown line'}"
+        called = f", called at {self.caller}" if self.caller else ""
+        place = self.source or "an unknown line"
+        return f"{self.primitive} {self.dtype} {shape} at {place}{called}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Cast:
         shape: of the array.
         control, candidate: how many equations of each side do it.
         lines: where, as `side file:line`.
+        unknown: how many of them each side makes outside of the layers of Flax whose conversions
+            are known to differ (norms, attention, recurrent cells).
     """
 
     source_dtype: str
@@ -73,6 +79,7 @@ class Cast:
     control: int
     candidate: int
     lines: tuple[str, ...] = ()
+    unknown: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,32 @@ def line(eqn: Any) -> tuple[str, str]:
     return f"{_short(frame.file_name)}:{frame.start_line}", frame.function_name.split(".")[-1]
 
 
+def caller(eqn: Any, calls: Sequence[Any] = ()) -> str:
+    """file:line of the innermost frame outside of libraries; empty where `place` is no library's.
+
+    A line inside of Flax is the same for all layers of a kind; this one tells which layer it is.
+    """
+    frames = _frames(eqn, calls)
+    if not frames or not _LIBRARIES.search(frames[0].file_name):
+        return ""
+    own = (frame for frame in frames if not _LIBRARIES.search(frame.file_name))
+    return next((f"{_short(frame.file_name)}:{frame.start_line}" for frame in own), "")
+
+
+def through(eqn: Any, calls: Sequence[Any], files: re.Pattern[str]) -> bool:
+    """Whether an equation was written by way of one of these files."""
+    return any(files.search(frame.file_name) for frame in _frames(eqn, calls))
+
+
+def _frames(eqn: Any, calls: Sequence[Any]) -> list[Any]:
+    """The frames outside of JAX, innermost first, of what `place` tells the line of."""
+    inside = next((call for call in calls if is_jaxs_own(call)), None)
+    for each in (inside,) if inside is not None else (eqn, *reversed(calls)):
+        if frames := list(source_info_util.user_frames(each.source_info.traceback)):
+            return frames
+    return []
+
+
 def place(eqn: Any, calls: Sequence[Any] = ()) -> tuple[str, str]:
     """(file:line, function) of an equation inside calls.
 
@@ -24,7 +50,7 @@ def place(eqn: Any, calls: Sequence[Any] = ()) -> tuple[str, str]:
     for what is inside of one of them, the line that calls it is told.
     """
     for call in calls:
-        if _is_jaxs_own(call):
+        if is_jaxs_own(call):
             return line(call)
     for each in (eqn, *reversed(calls)):
         found = line(each)
@@ -33,7 +59,7 @@ def place(eqn: Any, calls: Sequence[Any] = ()) -> tuple[str, str]:
     return "", ""
 
 
-def _is_jaxs_own(call: Any) -> bool:
+def is_jaxs_own(call: Any) -> bool:
     """Whether a call is one of a function of JAX itself, such as jnp.where."""
     if call.primitive.name not in ("jit", "pjit"):
         return False
@@ -97,6 +123,8 @@ def operands(values: Sequence[Any], *sizes: int) -> tuple[list[Any], ...]:
     return (*found, list(values[start:]))
 
 
+# What others wrote, and maxmig's own comparison, which calls the modules.
+_LIBRARIES = re.compile(r"[/\\](site-packages[/\\](flax|optax|chex|einops)|maxmig[/\\]parity)[/\\]")
 _HERE = str(Path(__file__).parents[3])
 
 

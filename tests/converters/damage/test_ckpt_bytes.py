@@ -1,54 +1,24 @@
 """Flipped bytes, short files, lost chunks: found and named, whatever the files are.
 
 Orbax stores no checksums of numbers: a flip in a chunk either breaks its decoding (exit 4, with the
-leaf and the chunk) or decodes to other numbers, which only another copy can tell (exit 1). What is
-neither is a byte of which no array is made; then every bit that can be read is proved equal.
+leaf and the chunk) or decodes to other numbers, which here, where nothing is recorded, only another
+copy can tell (exit 1). What is neither is a byte of which no array is made; then every bit that can
+be read is proved equal.
 """
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from damaging import files, flip, stored
 
 from maxmig.converters import checkpoint
-from maxmig.converters.storage.orbax_tree import name_of
 
 PATHS = (
     "params/decoder/layers_1/wi/kernel",
     "opt_state/0/mu/decoder/layers_0/gate/kernel",
     "params/decoder/square/kernel",
 )
-
-
-def files(place: Path) -> list[Path]:
-    return sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
-
-
-def flip(file: Path, offset: int, mask: int = 0x10) -> None:
-    raw = bytearray(file.read_bytes())
-    raw[offset] ^= mask
-    file.write_bytes(bytes(raw))
-
-
-def stored(place: Path, path: str) -> list[tuple[Path, int, int]]:
-    """Where the encoded chunks of a leaf lie: (file, first byte, length)."""
-    found = checkpoint.read(place)
-    name = name_of(found.places[path])
-    store = found.storage.store
-    keys = [key.decode() for key in store.list().result()]
-    chunks = [key for key in keys if key.startswith(f"{name}/") and not key.endswith(("y", "n"))]
-    assert chunks, keys
-    places = []
-    for key in chunks:
-        value = store.read(key).result().value
-        for file in files(place):
-            at = (place / file).read_bytes().find(value)
-            if at >= 0:
-                places.append((file, at, len(value)))
-                break
-    assert len(places) == len(chunks)
-    return places
 
 
 @pytest.mark.parametrize("path", PATHS)

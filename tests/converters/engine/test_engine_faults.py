@@ -135,7 +135,7 @@ def test_resuming_does_not_repeat_what_is_done(sizable, tmp_path, monkeypatch):
         count += 1
         if count == 5:
             raise pool.Stopped
-        perform(*args)
+        return perform(*args)
 
     monkeypatch.setattr(pieces, "perform", some)
     with pytest.raises(errors.Interrupted, match=r"4 of 16 pieces are done and kept"):
@@ -213,7 +213,7 @@ def test_what_is_written_wrong_is_found(tmp_path, monkeypatch):
     def flip(self, name, array, box, data, transaction=None):
         data = data.copy()
         data.reshape(-1).view(np.uint8)[:1] ^= 1
-        written(self, name, array, box, data, transaction)
+        return written(self, name, array, box, data, transaction)
 
     monkeypatch.setattr(run.Target, "write", flip)
     with pytest.raises(errors.CheckpointError, match="reads otherwise than it was written"):
@@ -237,8 +237,8 @@ def test_a_wrong_reference_is_found(tmp_path, monkeypatch):
     share = run.reference.share
     monkeypatch.setattr(run.reference, "renames", swapped)
 
-    def honest(source, target, chosen, **options):
-        share(source, target, chosen, **options)
+    def honest(source, target, chosen, how):
+        share(source, target, chosen, how)
         return found(source, chosen)
 
     monkeypatch.setattr(run.reference, "share", honest)

@@ -157,12 +157,11 @@ def test_safetensors_in_several_files(tmp_path):
         storage.open(tmp_path)
 
 
-def test_random_keys_have_no_place_in_files(tmp_path):
+def test_typed_random_keys_have_no_place_in_msgpack(tmp_path):
     save(tmp_path / "src", {"key": jax.random.key(0)})
     source = storage.open(tmp_path / "src")
-    for container in ("msgpack", "safetensors"):
-        with pytest.raises(errors.ConvertError, match=r"key: a \w+ file cannot hold key<threefry"):
-            convert(renamed(source, as_is, container=container), tmp_path / "x")
+    with pytest.raises(errors.ConvertError, match="key: a msgpack file cannot hold key<threefry"):
+        convert(renamed(source, as_is, container="msgpack"), tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxmig import errors
-from maxmig.converters import ops
+from maxmig.converters import inverses
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.ops import Concat, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
 from maxmig.converters.transfers import Transfer, shape_of, whole
@@ -101,7 +101,7 @@ def test_inverses_lead_back(case):
         return  # one part alone has no way back; the groups below have
     leaves = {(str(i),): leaf_of(array) for i, array in enumerate(arrays)}
     group = [Transfer(("made",), leaf_of(result), tuple(leaves), op)]
-    for back in ops.inverse(group, leaves):
+    for back in inverses.inverse(group, leaves):
         found = made(back.op, [result], whole(back.leaf))
         assert np.array_equal(found, arrays[int(back.target[0])])
 
@@ -111,18 +111,18 @@ def test_groups_of_parts_lead_back_and_holes_are_refused():
     takes = [
         Transfer((f"t{i}",), Take(0, i).result([leaf]), (("a",),), Take(0, i)) for i in range(3)
     ]
-    (back,) = ops.inverse(takes, {("a",): leaf})
+    (back,) = inverses.inverse(takes, {("a",): leaf})
     assert back.op == Stack(0) and back.sources == (("t0",), ("t1",), ("t2",))
     edges = [0, 1, 4]
     slices = [
         Transfer((f"s{a}",), Slice(1, a, b).result([leaf]), (("a",),), Slice(1, a, b))
         for a, b in itertools.pairwise(edges)
     ]
-    (back,) = ops.inverse(slices, {("a",): leaf})
+    (back,) = inverses.inverse(slices, {("a",): leaf})
     assert back.op == Concat(1) and back.sources == (("s0",), ("s1",))
     for missing in (takes[:2], slices[1:]):
         with pytest.raises(errors.ConvertError, match="there is no way back"):
-            ops.inverse(missing, {("a",): leaf})
+            inverses.inverse(missing, {("a",): leaf})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from engine_cases import LAYERS, apart, contents, convert, renamed, save, state, together
 
 from maxmig import errors
-from maxmig.converters import ops, storage
+from maxmig.converters import inverses, ops, storage
 from maxmig.converters.engine import plan, routes
 from maxmig.converters.engine.options import Options
 from maxmig.converters.leaves import Leaf
@@ -208,7 +208,7 @@ def test_concat_joins_and_slices_part(tmp_path):
     convert(renamed(source, as_is, [join]), tmp_path / "dst")
     made = storage.open(tmp_path / "dst")
     assert np.array_equal(made.read(("c",))[:2], np.arange(6.0).reshape(2, 3))
-    back = ops.inverse([join], source.tree())
+    back = inverses.inverse([join], source.tree())
     convert(renamed(made, as_is, back), tmp_path / "back")
     assert contents(tmp_path / "back") == contents(tmp_path / "src")
 

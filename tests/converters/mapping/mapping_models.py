@@ -80,6 +80,7 @@ class NativeResNet(nnx.Module):
 
 
 RESNET = r"""
+maxmig_map: 1
 from: linen-state
 to: nnx-optimizer
 rules:
@@ -139,6 +140,7 @@ class NativeDecoder(nnx.Module):
 
 
 DECODER = """
+maxmig_map: 1
 from: linen-state
 to: nnx-optimizer
 rules:
@@ -169,6 +171,7 @@ class NativeSeq2Seq(nnx.Module):
 
 
 SEQ2SEQ = """
+maxmig_map: 1
 from: linen-state
 to: nnx-optimizer
 rules:
@@ -189,11 +192,11 @@ rules:
 
 class LinenVAE(nn.Module):
     def setup(self) -> None:
-        self.encoder = [nn.Dense(6), nn.Dense(4)]
+        self.encoders = [nn.Dense(6), nn.Dense(4)]
         self.decoder = nn.Sequential([nn.Dense(6), nn.relu, nn.Dense(5)])
 
     def __call__(self, x: Any, z_rng: Any, train: bool = False) -> Any:
-        hidden = self.encoder[1](nn.relu(self.encoder[0](x)))
+        hidden = self.encoders[1](nn.relu(self.encoders[0](x)))
         mean, logvar = jnp.split(hidden, 2, -1)
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(z_rng, mean.shape)
         return self.decoder(z), mean, logvar
@@ -201,13 +204,13 @@ class LinenVAE(nn.Module):
 
 class NativeVAE(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.encoder = nnx.List([nnx.Linear(5, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)])
+        self.encoders = nnx.List([nnx.Linear(5, 6, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)])
         self.decoder = nnx.Sequential(
             nnx.Linear(2, 6, rngs=rngs), nnx.relu, nnx.Linear(6, 5, rngs=rngs)
         )
 
     def __call__(self, x: Any, z_rng: Any) -> Any:
-        hidden = self.encoder[1](nnx.relu(self.encoder[0](x)))
+        hidden = self.encoders[1](nnx.relu(self.encoders[0](x)))
         mean, logvar = jnp.split(hidden, 2, -1)
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(z_rng, mean.shape)
         return self.decoder(z), mean, logvar

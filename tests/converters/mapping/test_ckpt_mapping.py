@@ -160,14 +160,20 @@ def test_what_has_no_inverse_says_so(pattern: str) -> None:
         ([{"concat": ["head/kernel", "gone"], "to": "x", "axis": 0}], "not there: gone"),
         ([{"transpose": "head/kernel", "axes": [2, 0, 1]}], "expected 3 axes"),
         ([{"rename": "head/kernel", "to": "../../etc"}], "expected printable keys"),
+        ([{"unstack": "head", "to": "head_{}", "axis": 2}], "expected a layer axis from 0 to 1"),
+        ([{"stack": "block_{}", "to": "block", "axis": 3}], "expected a layer axis from 0 to 2"),
+        ([{"move_axis": "head", "from": 0, "to": 2}], "expected a layer axis from 0 to 1"),
+        ([{"drop": "gone", "reason": "x"}], "rules.0.: {drop: gone, reason: x}: a rule matches n"),
+        ([{"unlist": "blocks"}], "a rule matches nothing"),
     ],
 )
 def test_holes_and_collisions_name_the_leaves(
     items: list[dict[str, Any]], told: str, tree: Path
 ) -> None:
     source = checkpoint.read(tree)
-    with pytest.raises(errors.ConvertError, match=told):
+    with pytest.raises((errors.ConfigError, errors.ConvertError), match=told) as error:
         mapping.planned(source, "linen-variables", map_file=document(*items))
+    assert error.value.exit_code == (4 if "etc" in str(items) else 2)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +192,17 @@ def test_holes_and_collisions_name_the_leaves(
         ("rules: [{drop: a}]", "'reason' is missing"),
         ("to: keras", "expected a checkpoint layout"),
         ("a: [", "expected YAML"),
+        ("rules: []\nmaxmig_map: 1\nrules: []", r"map.yml:3: rules: this key is there twice"),
+        ("rules: []", "expected `maxmig_map: 1`, or `kind: maxmig.mapping`"),
+        ("kind: other", "kind: expected 'maxmig.mapping'"),
+        ("kind: maxmig.mapping", "expected leaves: with one line for every leaf"),
+        ("rules:\n- {rename: {regex: 'a/(.*)'}, to: 'x/\\2'}", r"map.yml:2: .*group reference 2"),
+        ("rules: [{concat: [a, b, a], to: c, axis: 0}]", "a is there twice"),
+        ("rules: [{split: a, to: [b, b], axis: 0, sizes: [1, 1]}]", "b is there twice"),
+        ("optimizer: 5", "optimizer: expected module:name"),
+        ("leaves: {p/a: p/x, p/b: p/x}", "p/x is used twice, for p/a and p/b"),
+        ("leaves: {p/a: {op: fry, from: p/x}}", "expected one of same"),
+        ("boxed: [a, a]", "a is there twice"),
     ],
 )
 def test_bad_files(text: str, told: str, tmp_path: Path) -> None:
@@ -193,6 +210,47 @@ def test_bad_files(text: str, told: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(errors.ConfigError, match=told):
         files.read(file)
+
+
+TABLE = {
+    f"params/block_{i}/{leaf}": f"params/block_{i}/{leaf}"
+    for i in range(3)
+    for leaf in ("mlp/kernel", "bias")
+} | {"params/head/kernel": "params/head/kernel"}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, r"1 of 8 are in no line of it.*\n  params/head/wide$"),
+        (
+            {
+                "params/a": {
+                    "op": "slice",
+                    "axis": 1,
+                    "start": 0,
+                    "stop": 5,
+                    "from": "params/head/wide",
+                }
+            },
+            r"params/head/wide: its parts in leaves: \(params/a\) do not make up",
+        ),
+        ({"params/wide": "params/head/wide", "params/x": "params/gone"}, "expected params/gone in"),
+    ],
+)
+def test_a_table_names_every_leaf(more: dict[str, Any], told: str, tree: Path) -> None:
+    source = checkpoint.read(tree)
+    with pytest.raises(errors.ConfigError, match=told):
+        mapping.planned(source, "linen-variables", map_file=document(leaves=TABLE | more))
+    whole = document(leaves=TABLE | {"params/wide": "params/head/wide"})
+    assert "params/wide" in targets(mapping.planned(source, "linen-variables", map_file=whole))
+
+
+@pytest.mark.parametrize("key", ["boxed", "unboxed", "collections"])
+def test_what_is_said_of_the_tree_is_there(key: str, tree: Path) -> None:
+    told: Any = {"gone": "stats"} if key == "collections" else ["gone"]
+    with pytest.raises(errors.ConfigError, match=f"{key}: gone: no leaf or module"):
+        mapping.planned(checkpoint.read(tree), "nnx", map_file=document(**{key: told}))
 
 
 def test_dropping_is_accounted_for_and_said(tree: Path) -> None:
@@ -334,7 +392,7 @@ def test_odd_leaves_survive(tmp_path: Path) -> None:
 def test_one_name_in_two_collections_is_refused(tmp_path: Path) -> None:
     tree = {"params": {"n": numbers(2)}, "stats": {"n": numbers(2)}}
     source = mapping_cases.save(tmp_path / "s", tree)
-    with pytest.raises(errors.ConvertError, match="would be written there"):
+    with pytest.raises(errors.ConvertError, match="one attribute cannot be two"):
         mapping.plan(checkpoint.read(source), "nnx")
 
 

@@ -60,6 +60,42 @@ def test_muon_and_spikes_take_the_true_form_of_the_other_side(
     assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
 
 
+def as_maxtext_nnx(tree: dict[Any, Any]) -> dict[Any, Any]:
+    """What MaxText's NNX runs write of a Linen run's tree, by its own rules.
+
+    The outermost container, and `mu`, `nu` in it or in its entries, as in Linen; deeper ones keyed
+    by position, no `params` level, no entries for empty states.
+    """
+    found = {}
+    for path, leaf in tree.items():
+        outermost = path[0] != "opt_state" or isinstance(path[1], int) or path[1] in ("mu", "nu")
+        if outermost:
+            found[path] = leaf
+        elif not (isinstance(leaf, Hole) and isinstance(path[-1], int)):
+            found[tuple(str(key) for key in path if key != "params")] = leaf
+    return found
+
+
+@pytest.mark.parametrize(
+    "run", ["llama2_muon_linen_scan", "llama2_skipspk_linen_scan", "gpt3_linen_scan"]
+)
+def test_the_form_that_maxtexts_nnx_runs_resume_from(run: str, source: Any, tmp_path: Path) -> None:
+    path = source(run)
+    own = checkpoint.read(path)
+    made = checkpoint.read(mapping_cases.convert(path, tmp_path / "made", "maxtext-nnx"))
+    assert made.tree == as_maxtext_nnx(own.tree)
+    assert (made.tree == own.tree) == (run == "gpt3_linen_scan")
+    found = checkpoint.view(own.place, made.tree, {"scan_layers": True})  # as MaxText writes it
+    assert found.layout.name == ("linen" if run == "gpt3_linen_scan" else "maxtext-nnx")
+    assert found.leaves == own.leaves
+    back = mapping.planned(found, "linen")
+    assert {**back.conversion.leaves, **back.conversion.holes} == own.tree
+    back_on_disk = mapping_cases.convert(tmp_path / "made", tmp_path / "back", "linen")
+    a, b = mapping_cases.arrays(path), mapping_cases.arrays(back_on_disk)
+    assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
+    assert checkpoint.read(back_on_disk).tree == own.tree
+
+
 def test_the_unmerged_converters_moments_are_stacked(source: Any, tmp_path: Path) -> None:
     """Its result, made again here: weights stacked under `value`, moments left as layers_N."""
     scanned = mapping.planned(checkpoint.read(source("llama2_linen_scan")), "nnx")

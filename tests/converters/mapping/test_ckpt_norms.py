@@ -67,7 +67,7 @@ def raw() -> bool:
 
 def mapping(path: Path, kind: str | None = None) -> Path:
     kind = kind or ("weight-norm-raw" if raw() else "weight-norm")
-    path.write_text(f"rules:\n{SPECTRAL}\n{WEIGHT.replace('KIND', kind)}\n{RENAMED}")
+    path.write_text(f"maxmig_map: 1\nrules:\n{SPECTRAL}\n{WEIGHT.replace('KIND', kind)}\n{RENAMED}")
     return path
 
 
@@ -110,7 +110,7 @@ def test_nnx_to_linen_and_back(tmp_path: Path) -> None:
         mapping_cases.convert(source, tmp_path / "none", "linen-variables")
     file = tmp_path / "map.yml"
     file.write_text(
-        "rules:\n"
+        "maxmig_map: 1\nrules:\n"
         "- {layer: sn, kind: spectral-norm, wraps: Dense_0, to: linen}\n"
         "- {layer: wn, kind: weight-norm, wraps: Dense_1, to: linen}\n"
         "- {rename: sn, to: SpectralNorm_0}\n- {rename: wn, to: WeightNorm_0}\n"
@@ -155,7 +155,7 @@ def test_moments_follow(tmp_path: Path) -> None:
     )
     assert a.keys() == back.keys()
     assert [path for path in a if not mapping_cases.same_bits(a[path], back[path])] == []
-    with pytest.raises(errors.ConvertError, match="which NNX's optimizer does not train"):
+    with pytest.raises(errors.ConfigError, match="which NNX's optimizer does not train"):
         file = mapping(tmp_path / "map.yml", "weight-norm-raw")
         mapping_cases.convert(source, tmp_path / "raw", "nnx-optimizer", map_file=file)
 
@@ -182,7 +182,7 @@ def test_moments_follow(tmp_path: Path) -> None:
 def test_refused(rule: str, expected: str, tmp_path: Path) -> None:
     source = mapping_cases.save(tmp_path / "linen", variables())
     file = tmp_path / "map.yml"
-    file.write_text(f"rules:\n{rule}\n")
+    file.write_text(f"maxmig_map: 1\nrules:\n{rule}\n")
     with pytest.raises((errors.ConvertError, errors.ConfigError), match=expected):
         mapping_cases.convert(source, tmp_path / "nnx", "nnx-state", map_file=file)
 
@@ -202,6 +202,8 @@ def test_a_list_inside_has_no_place(tmp_path: Path) -> None:
     tree = {"sn": {"layer_instance": {"kernel": np.ones((2, 2))}, "batch_stats": stats}}
     source = mapping_cases.save(tmp_path / "nnx", {**tree, "rngs": {"count": np.uint32(0)}})
     file = tmp_path / "map.yml"
-    file.write_text("rules:\n- {layer: sn, kind: spectral-norm, wraps: a, to: linen}\n")
-    with pytest.raises(errors.ConvertError, match="a list inside the wrapped layer has no place"):
+    file.write_text(
+        "maxmig_map: 1\nrules:\n- {layer: sn, kind: spectral-norm, wraps: a, to: linen}\n"
+    )
+    with pytest.raises(errors.ConfigError, match="a list inside the wrapped layer has no place"):
         mapping_cases.convert(source, tmp_path / "linen", "linen-variables", map_file=file)

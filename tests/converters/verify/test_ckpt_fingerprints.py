@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from maxmig import errors
 from maxmig.checkpoint import Store
-from maxmig.converters import checkpoint, hash, tiles
+from maxmig.converters import checkpoint
+from maxmig.converters.compare import hash, tiles
+from maxmig.converters.compare.tiles import Tiles
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.tiles import Tiles
 
 RNG = np.random.default_rng(3)
 

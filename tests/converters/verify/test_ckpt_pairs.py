@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_storage import Memory
 
-from maxmig.converters import pairs, views
-from maxmig.converters.gaps import Gap
+from maxmig.converters.compare import pairs, views
+from maxmig.converters.compare.gaps import Gap
+from maxmig.converters.compare.pairs import Pair
+from maxmig.converters.compare.verdicts import Tolerance
+from maxmig.converters.compare.views import Reader, View
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.ops import Concat, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
-from maxmig.converters.pairs import Pair
-from maxmig.converters.verdicts import Tolerance
-from maxmig.converters.views import Reader, View
 
 RNG = np.random.default_rng(11)
 

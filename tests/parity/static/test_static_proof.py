@@ -234,6 +234,29 @@ def test_names_the_first_difference_with_both_lines() -> None:
     assert "constant 3.0 against 4.0" in str(found)
 
 
+def test_scaling_in_another_place_is_told_in_words() -> None:
+    """As stock attention does: Linen divides queries by sqrt(depth), NNX multiplies products."""
+
+    def control(x: Any, y: Any) -> Any:
+        return (x / jnp.sqrt(jnp.float32(16))) @ y
+
+    def candidate(x: Any, y: Any) -> Any:
+        return (x @ y) * 0.25
+
+    first = prove(control, candidate).first
+    assert first is not None
+    assert (
+        first.differences[0]
+        == "the control divides by sqrt(16.0), the candidate multiplies by 0.25"
+    )
+    first = prove(candidate, control).first
+    assert first is not None
+    assert (
+        first.differences[0]
+        == "the control multiplies by 0.25, the candidate divides by sqrt(16.0)"
+    )
+
+
 def test_tells_all_differences_and_that_there_are_no_others() -> None:
     def make(scale: float, shift: float) -> Fn:
         return lambda x, y: jnp.tanh(x * scale) @ jnp.tanh(y + shift)

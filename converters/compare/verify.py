@@ -7,18 +7,22 @@ taken apart or cast. The source is read again, so nothing is taken on trust.
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from maxmig import errors, trees
-from maxmig.converters import gaps, pairs, transfers, views
+from maxmig.converters import transfers
+from maxmig.converters.compare import gaps, pairs, record, replan, views
+from maxmig.converters.compare.verdicts import Line, Proof, Tolerance
+from maxmig.converters.compare.views import Reader, View
 from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.storage import files, orbax
 from maxmig.converters.storage.base import Storage
 from maxmig.converters.transfers import Conversion, Made
-from maxmig.converters.verdicts import Line, Proof, Tolerance
-from maxmig.converters.views import Reader, View
 
 if TYPE_CHECKING:
     from maxmig.converters.checkpoint import Checkpoint
+    from maxmig.converters.mapping.files import Document
 
 Mode = Literal["full", "sample", "none"]
 SAMPLE = 3  # boxes of each array that are looked at in a sample
@@ -62,49 +66,92 @@ def checkpoints(
     source: "Checkpoint",
     *,
     mode: Mode = "full",
+    document: "Document | None" = None,
+    cast: bool = False,
     max_memory: int = views.BUDGET,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> tuple[Proof, str]:
     """Proves that a checkpoint holds another one, and tells how.
 
     The conversion that the result's metadata record is planned once more from the source. Where
-    none is recorded, the leaves are compared by their canonical paths, casts included.
+    none is recorded, the leaves are compared by their canonical paths. A mapping file takes the
+    place of what is recorded.
+
+    Args:
+        result: the checkpoint that should hold the other.
+        source: the other.
+        mode: see `conversion`.
+        document: how the result was made.
+        cast: where no conversion is recorded, a leaf of another type is held against the source's,
+            cast to that type; without it another type is a difference.
+        max_memory: bytes; a few chunks of each side are needed in any case.
+        progress: called with the bytes that were read.
 
     Returns:
-        The report, and what the proof rests on: `recorded conversion` or `canonical paths`.
+        The report, and what the proof rests on: `recorded conversion`, `mapping file` or
+        `canonical paths`.
 
     Raises:
         ConvertError: the recorded conversion cannot be planned from this source.
     """
-    from maxmig.converters import diff
+    from maxmig.converters.compare import diff, random_state
 
-    recorded = result.own.get("converted_from") or {}
-    # A result of several conversions records the last one only.
-    if recorded.get("options") and recorded.get("layout") == source.layout.name:
-        planned = _replanned(source, recorded["options"])
+    shared = _unseen(result.storage, source.storage) if mode != "none" else ()
+    options = replan.recorded(result, source)
+    if document is not None:
+        options = {"to": result.layout.name, "map_file": document}
+    if options:
+        planned = replan.planned(source, options).conversion
         report = conversion(
             planned, result.storage, mode=mode, max_memory=max_memory, progress=progress
         )
-        notes = (*report.notes, *_left_out(planned, source))
-        return dataclasses.replace(report, notes=notes), "recorded conversion"
-    found = diff.diff(source, result, cast=True, max_memory=max_memory, progress=progress)
-    return Proof(found.lines, notes=found.notes), "canonical paths"
+        notes = (*report.notes, *_left_out(planned, source), *shared)
+        if cast:
+            notes += ("--cast says nothing here: what is cast is told by the conversion",)
+        basis = "recorded conversion" if document is None else "mapping file"
+        return dataclasses.replace(report, notes=notes), basis
+    found = diff.diff(source, result, cast=cast, max_memory=max_memory, progress=progress)
+    lines, told = random_state.explained(found.lines, result)
+    told += _undeclared(lines, source, result) if not cast else ()
+    return Proof(lines, notes=(*found.notes, *told, *shared)), "canonical paths"
 
 
-def _replanned(source: "Checkpoint", recorded: Mapping[str, Any]) -> Conversion:
-    from maxmig.converters import mapping
-    from maxmig.converters.mapping import files
+def _undeclared(
+    lines: tuple[Line, ...], source: "Checkpoint", result: "Checkpoint"
+) -> tuple[str, ...]:
+    """Says how to declare a cast, if some leaves have another type."""
+    bad = [line.path for line in lines if line.sign == "*"]
+    both = [path for path in bad if path in source.leaves and path in result.leaves]
+    other = [path for path in both if source.leaves[path].dtype != result.leaves[path].dtype]
+    if not other:
+        return ()
+    return (
+        f"{len(other):,} leaves, such as {other[0]}, have another type, and no conversion from "
+        f"layout {source.layout.name!r} is recorded that says so; if a cast was meant, say --cast: "
+        "then every number must be exactly the cast one",
+    )
 
-    options = dict(recorded)
-    if options.get("map_file") is not None:
-        options["map_file"] = files.parse(options["map_file"], "the result's metadata")
-    try:
-        return mapping.plan(source, **options)
-    except (TypeError, errors.ConfigError) as error:
-        raise errors.ConvertError(
-            f"the conversion recorded in the result's metadata is not understood: {error}; "
-            "it was made by another version of maxmig: verify it with that one"
-        ) from error
+
+def _unseen(result: Storage, source: Storage) -> tuple[str, ...]:
+    """Says where damage would not be seen: one file is on both sides, and nothing is recorded."""
+    unknown = min((record.missing(side) for side in (result, source)), key=len)
+    if not unknown or not _share(result, source):
+        return ()
+    return (
+        f"of {len(unknown):,} arrays, such as {unknown[0]}, no checksums are recorded, and the two "
+        "sides share files: damage to such a file would not be seen here (`maxmig ckpt verify DST "
+        "--record`, while it is known to be good)",
+    )
+
+
+def _share(result: Storage, source: Storage) -> bool:
+    roots = [orbax.local(side) for side in (result, source)]
+    held: list[set[tuple[int, int]]] = []
+    for root in roots:
+        entries = files.walk(root, "") if root is not None else ()
+        stats = (Path(entry.path).stat() for _, entry in entries)
+        held.append({(told.st_dev, told.st_ino) for told in stats if told.st_nlink > 1})
+    return bool(held[0] & held[1])
 
 
 def _left_out(planned: Conversion, source: "Checkpoint") -> Iterator[str]:
@@ -147,7 +194,9 @@ def _values(
     progress: Callable[[int], None],
     wrong: Collection[str],
 ) -> Iterator[Line]:
-    left, right = (Reader(each, budget, progress) for each in (planned.storage, result))
+    left, right = (
+        Reader(record.checked(each), budget, progress) for each in (planned.storage, result)
+    )
     whole: list[pairs.Pair] = []
     some: list[pairs.Pair] = []
     casts = {}
@@ -175,7 +224,7 @@ def _made(item: Made, result: Storage) -> Line:
 
     name = spell(item.target)
     try:
-        found = result.read(item.target, transfers.whole(item.leaf))
+        found = record.checked(result).read(item.target, transfers.whole(item.leaf))
     except errors.CheckpointError as error:
         return Line("!", name, str(error).replace("\n", " "))
     made = np.asarray(item.make()).reshape(found.shape).astype(found.dtype, copy=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from maxmig.converters import ops, transfers
 from maxmig.converters.leaves import DiskPath, Leaf
-from maxmig.converters.ops import Concat, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
+from maxmig.converters.ops import Concat, Join, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
 from maxmig.converters.storage.base import Grid, Storage
 from maxmig.converters.transfers import Box, Op, Transfer
 
@@ -178,6 +178,24 @@ class View:
         return ops.cast(made, self.leaf, "/".join(map(str, self.paths[0])))
 
 
+@dataclass(frozen=True)
+class Zeros(View):
+    """Zeros that no array holds: of a leaf that one of two layouts has no place for."""
+
+    paths: tuple[DiskPath, ...] = ()
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Any box is cheap."""
+        return (1,) * len(self.leaf.shape)
+
+    def read(self, box: Box) -> "np.ndarray":
+        """One box of zeros."""
+        from maxmig.converters.mapping import derive
+
+        return derive.zeros(self.leaf.reshaped(transfers.shape_of(box)))()
+
+
 def boxes(
     shape: tuple[int, ...],
     chunk: tuple[int, ...],
@@ -233,6 +251,11 @@ def _chunk_of(
         case Then(first, second):
             middle = first.result(sources)
             return _chunk_of(second, [_chunk_of(first, chunks, sources)], [middle])
+        case Join(firsts, _, second):
+            runs = [(op.run(at, chunks), op.run(at, sources)) for at in range(len(firsts))]
+            inner = [_chunk_of(each, *run) for each, run in zip(firsts, runs, strict=True)]
+            middles = [each.result(run) for each, (_, run) in zip(firsts, runs, strict=True)]
+            return _chunk_of(second, inner, middles)
         case Reshape(shape):
             return (1, *shape[1:]) if shape else ()  # what lies together in both
     return op.result(sources).shape

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from maxmig import errors
-from maxmig.converters import gaps, views
-from maxmig.converters.gaps import Gap
+from maxmig.converters.compare import gaps, views
+from maxmig.converters.compare.gaps import Gap
+from maxmig.converters.compare.tiles import Tiles
+from maxmig.converters.compare.verdicts import Line, Tolerance
+from maxmig.converters.compare.views import View
 from maxmig.converters.ops import MoveAxis, Same, Slice, Take, Then
-from maxmig.converters.tiles import Tiles
 from maxmig.converters.transfers import Box, Op, shape_of
-from maxmig.converters.verdicts import Line, Tolerance
-from maxmig.converters.views import View
 
 if TYPE_CHECKING:
     import numpy as np

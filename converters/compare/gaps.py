@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from maxmig.converters.compare.verdicts import Line, Tolerance
 from maxmig.converters.transfers import Box
-from maxmig.converters.verdicts import Line, Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +141,9 @@ def _measured(
         within = far <= tolerance.atol + tolerance.rtol * scale
     ulps = _ulps(one, two)
     if tolerance.ulp:
-        within = np.zeros(one.shape, bool) if ulps is None else ulps <= tolerance.ulp
+        within = np.zeros(one.shape, bool)
+        if ulps is not None:  # no count of units lies between NaN and a number
+            within = (ulps <= tolerance.ulp) & (np.isnan(one) == np.isnan(two))
     return Gap(
         elements=a.size,
         differing=one.size,

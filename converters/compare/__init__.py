@@ -1,0 +1,1 @@
+"""Two checkpoints held against one another, leaf by leaf, and the fingerprint of one."""

@@ -1,0 +1,134 @@
+"""Finds stacks of layers by structure: numbered subtrees on one side, one stacked on the other.
+
+Names tell nothing here but that they are numbered; whether layers are those of a stack is told by
+their bits.
+"""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from maxmig.converters.compare import pairs
+from maxmig.converters.compare.verdicts import Line, Tolerance
+from maxmig.converters.compare.views import View
+from maxmig.converters.ops import Same, Stack
+
+_MEMBER = re.compile(r"(.+)_(\d+)")
+
+Views = dict[str, View]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A stacked leaf, the layers that may make it up, and the axes on which they may lie."""
+
+    path: str
+    layers: tuple[str, ...]
+    axes: tuple[int, ...]
+
+
+def paired(left: Views, right: Views, tolerance: Tolerance, limit: int) -> Iterator[Line]:
+    """Compares stacks with their layers, and removes what was compared from both sides.
+
+    A family of layers `name_0`, `name_1`, ... with the same leaves is taken for the stack beside it
+    that has the same leaves with one axis more, if one of them is equal.
+
+    Args:
+        left: the leaves that are only in A.
+        right: the leaves that are only in B.
+        tolerance: what is near enough.
+        limit: bytes; see `pairs.compare`.
+    """
+    for apart, whole in ((left, right), (right, left)):
+        for family in list(_families(apart, whole)):
+            if any(leaf.path not in whole or leaf.layers[0] not in apart for leaf in family):
+                continue  # it was compared as another family
+            lines = [
+                _compared(leaf, apart, whole, apart is left, limit, tolerance) for leaf in family
+            ]
+            if not any(line.sign in "=~" for line in lines):
+                continue
+            yield from lines
+            for leaf in family:
+                del whole[leaf.path]
+                for path in leaf.layers:
+                    del apart[path]
+
+
+def _compared(
+    leaf: _Leaf, apart: Views, whole: Views, first: bool, limit: int, tolerance: Tolerance
+) -> Line:
+    """The verdict on the axis on which the bits agree, or on the first that is possible."""
+    found: Line | None = None
+    stack = whole[leaf.path]
+    layers = [apart[path] for path in leaf.layers]
+    paths = tuple(view.paths[0] for view in layers)
+    for axis in leaf.axes:
+        made = View(stack.leaf, layers[0].reader, paths, Stack(axis))
+        pair = pairs.Pair(leaf.path, *((made, stack) if first else (stack, made)))
+        line = next(iter(pairs.compare([pair], tolerance, limit=limit)))
+        side = "A" if first else "B"
+        told = f"{side} has its {len(paths)} layers apart, as {leaf.layers[0]}, ... (axis {axis})"
+        line = dataclasses.replace(line, detail=f"{line.detail}; {told}" if line.detail else told)
+        if found is None or line.sign == "=":
+            found = line
+        if line.sign == "=":
+            break
+    assert found is not None  # a leaf without a possible axis is in no family
+    return found
+
+
+def _families(apart: Views, whole: Views) -> Iterator[list[_Leaf]]:
+    """Every family of layers with every subtree beside it that could be its stack."""
+    numbered: dict[tuple[str, str], dict[str, dict[int, str]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for path, view in apart.items():
+        if not isinstance(view.op, Same) or view.cast:
+            continue
+        for before, segment, after in _cuts(path):
+            if match := _MEMBER.fullmatch(segment):
+                numbered[before, match[1]][after][int(match[2])] = path
+    beside: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for path in whole:
+        for before, segment, after in _cuts(path):
+            beside[before, after].add(segment)
+    for (before, _), leaves in numbered.items():
+        layers = {after: _in_order(each) for after, each in leaves.items()}
+        if len({len(each) for each in layers.values()}) != 1 or not all(layers.values()):
+            continue
+        for name in sorted(set.intersection(*(beside[before, after] for after in leaves))):
+            family = []
+            for after, paths in layers.items():
+                stacked = "/".join(part for part in (before, name, after) if part)
+                axes = _axes([apart[path] for path in paths], whole[stacked])
+                family.append(_Leaf(stacked, paths, axes))
+            if all(leaf.axes for leaf in family):
+                yield family
+
+
+def _cuts(path: str) -> Iterator[tuple[str, str, str]]:
+    """A path cut around each of its segments."""
+    segments = path.split("/")
+    for place, segment in enumerate(segments):
+        yield "/".join(segments[:place]), segment, "/".join(segments[place + 1 :])
+
+
+def _in_order(layers: dict[int, str]) -> tuple[str, ...]:
+    """The layers 0, 1, ...; none where one of them is missing."""
+    complete = len(layers) > 1 and all(index in layers for index in range(len(layers)))
+    return tuple(layers[index] for index in range(len(layers))) if complete else ()
+
+
+def _axes(layers: list[View], stack: View) -> tuple[int, ...]:
+    """The axes on which layers of one kind may lie in a stack."""
+    leaf, count = layers[0].leaf, len(layers)
+    if any(each.leaf != leaf for each in layers) or leaf.dtype != stack.leaf.dtype:
+        return ()
+    return tuple(
+        axis
+        for axis in range(len(leaf.shape) + 1)
+        if stack.leaf.shape == (*leaf.shape[:axis], count, *leaf.shape[axis:])
+    )

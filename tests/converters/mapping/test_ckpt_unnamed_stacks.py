@@ -1,0 +1,151 @@
+"""Stacks that no name tells, boxes and padded numbers: taken apart, and back as they were."""
+
+from pathlib import Path
+from typing import Any
+
+import mapping_cases
+import numpy as np
+import pytest
+
+from maxmig import errors
+from maxmig.converters import checkpoint, mapping
+from maxmig.converters.mapping import explain, files, shaped
+from maxmig.converters.mapping.rules import Unstack
+
+LAYERS = 3
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.arange(1, 1 + int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+def tree(name: str, axis: int, *, boxed: bool = False) -> dict[str, Any]:
+    """A TrainState with a stack of some name on some axis, as `nn.scan` makes it."""
+
+    def stacked(*shape: int) -> Any:
+        whole = numbers(LAYERS, *shape)
+        array = np.moveaxis(whole, 0, min(axis, len(shape)))
+        return {"value": array} if boxed else array
+
+    def model() -> dict[str, Any]:
+        block = {
+            "ln": {"scale": stacked(4)},
+            "wi": {"kernel": stacked(4, 6), "bias": stacked(6)},
+            "wo": {"kernel": stacked(6, 4), "bias": stacked(4)},
+        }
+        return {name: block, "head": {"kernel": numbers(4, 2), "bias": numbers(2)}}
+
+    state = [{"count": np.int32(2), "mu": model(), "nu": model()}, None]
+    return {"params": model(), "opt_state": state, "step": np.int32(2)}
+
+
+def same(one: Path, other: Path) -> None:
+    a, b = mapping_cases.arrays(one), mapping_cases.arrays(other)
+    assert a.keys() == b.keys() and a
+    assert all(mapping_cases.same_bits(a[path], b[path]) for path in a)
+
+
+@pytest.mark.parametrize(("stack", "axis"), [("h", 0), ("blocks", 1), ("ScanBlk_0", 1)])
+@pytest.mark.parametrize("to", ["nnx", "nnx-state"])
+def test_apart_and_back_whatever_its_name(stack: str, axis: int, to: str, tmp_path: Path) -> None:
+    source = mapping_cases.save(tmp_path / "src", tree(stack, axis, boxed=True))
+    only = {"params_only": True} if to == "nnx-state" else {}
+    made = mapping_cases.convert(source, tmp_path / "nnx", to, scan=False, **only)
+    apart = checkpoint.read(tmp_path / "nnx").leaves
+    assert apart[f"params/{stack}_2/wi/kernel"].shape == (4, 6)
+    assert not any(path.startswith(f"params/{stack}/") for path in apart)
+    model = "model/" if to == "nnx" else ""
+    assert f"{model}{stack}/2/wi/kernel/value" in mapping_cases.arrays(made)
+    whole = tree(stack, axis, boxed=True)
+    wanted = mapping_cases.save(tmp_path / "w", {"params": whole["params"]} if only else whole)
+    back = mapping_cases.convert(tmp_path / "nnx", tmp_path / "back", "linen")
+    same(wanted, back)
+    with pytest.raises(AssertionError):
+        same(wanted, made)
+    again = "linen-params" if only else "linen-state"
+    mapping_cases.convert(tmp_path / "nnx", tmp_path / "again", again, scan=True)
+    found = checkpoint.read(tmp_path / "again")
+    assert found.leaves[f"params/{stack}/wi/kernel"].shape.index(LAYERS) == axis
+    assert found.form.boxed >= {f"{stack}/wi/kernel", f"{stack}/ln/scale"}
+
+
+def test_the_axis_of_a_stack_without_a_name(tmp_path: Path) -> None:
+    source = mapping_cases.save(tmp_path / "src", tree("h", 0))
+    made = mapping_cases.convert(source, tmp_path / "made", "nnx", scan_axis=1)
+    assert mapping_cases.arrays(made)["model/h/wi/kernel/value"].shape == (4, LAYERS, 6)
+    same(source, mapping_cases.convert(tmp_path / "made", tmp_path / "back", "linen"))
+    planned = mapping.planned(checkpoint.read(source), "nnx", scan=True)
+    assert not planned.document.rules  # it is stacked already
+    assert any("h: taken for a stack of layers on axis 0" in n for n in planned.state.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"scan": False}, "--no-scan: no stack of layers was found: no name or shape tells"),
+        ({"scan_axis": 0}, "--scan-axis: no stack of layers was found"),
+        ({"scan": True}, "which layers are to be stacked"),
+        ({"scan": False, "scan_axis": 0}, "drop --no-scan or --scan-axis"),
+    ],
+)
+def test_nothing_is_done_silently(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+    params = {
+        "query": {"kernel": numbers(8, 2, 2), "bias": numbers(2, 2)},
+        "Dense_0": {"kernel": numbers(3, 3), "bias": numbers(3)},
+    }  # square heads are no stack
+    source = mapping_cases.save(tmp_path / "src", {"params": params})
+    with pytest.raises((errors.ConvertError, errors.ConfigError), match=told):
+        mapping.planned(checkpoint.read(source), "nnx", **options)
+
+
+def test_two_axes_are_asked_for() -> None:
+    from maxmig.converters.leaves import Leaf
+
+    square = {f"h/{name}/scale": Leaf((3, 3), "float32", 36) for name in "ab"}
+    with pytest.raises(errors.ConvertError, match=r"h: looks like .*--from-scan-axis"):
+        shaped.find(square, [], None)
+    assert shaped.find(square, [], 1) == {"h": 1}
+    assert shaped.find(square, ["h"], None) == {}
+
+
+@pytest.mark.parametrize("stack", ["layers", "block"])
+def test_padded_numbers_come_back(stack: str, tmp_path: Path) -> None:
+    layer = {"mlp": {"kernel": numbers(2, 3)}}
+    params = {f"{stack}_{i:02d}": layer for i in range(11)}
+    source = mapping_cases.save(tmp_path / "src", {"params": params})
+    for scan in (None, True):
+        mapping_cases.convert(source, tmp_path / f"nnx{scan}", "nnx", scan=scan)
+        back = mapping_cases.convert(tmp_path / f"nnx{scan}", tmp_path / f"back{scan}", "linen")
+        same(source, back)
+    mapping_cases.convert(source, tmp_path / "one", "linen", scan=True)
+    two = mapping_cases.convert(tmp_path / "one", tmp_path / "two", "linen", scan=False)
+    same(source, two)
+    written = mapping.planned(checkpoint.read(source), "nnx", scan=True).document
+    text = tmp_path / "map.yml"
+    text.write_text(written.inverse().to_yaml())
+    assert files.read(text).rules == (Unstack(stack, f"{stack}_{{:02}}", written.rules[0].axis),)
+
+
+def test_numbered_names_are_lists_only_where_modules_have_lists(tmp_path: Path) -> None:
+    layer = {"mlp": {"kernel": numbers(2, 3)}}
+    params = {f"{name}_{i}": layer for name in ("blocks", "encoderblock", "cross") for i in (0, 1)}
+    source = checkpoint.read(mapping_cases.save(tmp_path / "src", {"params": params}))
+    planned = mapping.planned(source, "nnx")
+    found = {"/".join(map(str, at)) for at in planned.written}
+    assert {"blocks/0/mlp/kernel/value", "encoderblock_0/mlp/kernel/value"} <= found
+    assert "cross_1/mlp/kernel/value" in found
+    told = explain.explain(planned, "blocks_1/mlp/kernel")
+    assert any("blocks_1 is number 1 of the list blocks" in fact for fact in told.facts)
+    assert not any("list" in f for f in explain.explain(planned, "cross_1/mlp/kernel").facts)
+    assert any("encoderblock_{}" in note and "- list: PATH" in note for note in planned.state.notes)
+    chosen = files.parse({"rules": [{"list": "cross"}, {"unlist": "blocks"}]}, "here")
+    other = {
+        "/".join(map(str, at)) for at in mapping.planned(source, "nnx", map_file=chosen).written
+    }
+    assert {"blocks_0/mlp/kernel/value", "cross/1/mlp/kernel/value"} <= other
+    mapping_cases.convert(tmp_path / "src", tmp_path / "nnx", "nnx")
+    native = checkpoint.read(tmp_path / "nnx")
+    plain = mapping.planned(
+        native, "nnx-state", map_file=files.parse({"rules": [{"unlist": "blocks"}]}, "here")
+    )
+    assert ("blocks_0", "mlp", "kernel", "value") in plain.written
