@@ -41,7 +41,7 @@ def test_a_small_run(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--ways", "fly"], "expected some of cp, orbax"),
+        (["--ways", "fly"], "expected some of cp, cp-sync, orbax"),
         (["--sizes", "big"], "expected MiB"),
         (["--folder", "/no/such"], "expected a directory"),
     ],
