@@ -1,7 +1,8 @@
-"""Boxes of arrays whose shape changes while their elements keep their row-major order."""
+"""Boxes of arrays: cut by a grid of chunks, or followed where only the shape changes."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from maxmig.converters.transfers import Box
 
@@ -26,6 +27,15 @@ def runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]
                 j += 1
         found.append((range(start_i, i), range(start_j, j)))
     return found
+
+
+def chunks(box: Box, chunk: Sequence[int]) -> Iterator[Box]:
+    """The parts of a box that lie in one chunk each, of a grid that begins at 0; row-major."""
+    axes = []
+    for (start, stop), size in zip(box, chunk, strict=True):
+        begins = range(start // size * size, stop, size)
+        axes.append([(max(begin, start), min(begin + size, stop)) for begin in begins])
+    return itertools.product(*axes)
 
 
 def span(box: Box, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -7,7 +7,6 @@ in row-major order, little-endian, without padding, so it holds wherever chunks 
 are: to other names, into stacks and out of them.
 """
 
-import itertools
 import json
 import math
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import digests, errors
+from maxmig.converters import boxes as cuts
 from maxmig.converters.leaves import DiskPath, Leaf, spell
 from maxmig.converters.storage import files, kv, orbax
 from maxmig.converters.storage.base import Grid, Storage
@@ -124,11 +124,11 @@ def write(items: str, record: Record) -> None:
 
 def boxes(shape: tuple[int, ...], chunk: tuple[int, ...], box: Box | None = None) -> Iterator[Box]:
     """The chunks of an array in row-major order; of a box, those that it touches, whole."""
-    axes = []
-    for size, each, (start, stop) in zip(shape, chunk, box or whole(shape), strict=True):
-        begins = range(start // each * each, stop, each)
-        axes.append([(begin, min(begin + each, size)) for begin in begins])
-    return itertools.product(*axes)
+    if box is None:
+        return cuts.chunks(whole(shape), chunk)
+    touched = zip(shape, chunk, box, strict=True)
+    grown = [(a // each * each, min(-(-b // each) * each, size)) for size, each, (a, b) in touched]
+    return cuts.chunks(tuple(grown), chunk)
 
 
 def whole(shape: tuple[int, ...]) -> Box:
@@ -138,15 +138,18 @@ def whole(shape: tuple[int, ...]) -> Box:
 
 def place(shape: tuple[int, ...], chunk: tuple[int, ...], box: Box) -> int:
     """The place of the chunk that begins where a box does, in row-major order."""
-    flat = 0
-    for size, each, (start, _) in zip(shape, chunk, box, strict=True):
-        flat = flat * -(-size // each) + start // each
-    return flat
+    index = [start // each for (start, _), each in zip(box, chunk, strict=True)]
+    return cuts.linear(index, counts(shape, chunk))
 
 
 def count(shape: tuple[int, ...], chunk: tuple[int, ...]) -> int:
     """How many chunks there are."""
-    return math.prod(-(-size // each) for size, each in zip(shape, chunk, strict=True))
+    return math.prod(counts(shape, chunk))
+
+
+def counts(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:
+    """How many chunks there are along each axis."""
+    return tuple(-(-size // each) for size, each in zip(shape, chunk, strict=True))
 
 
 def bounded(grid: Grid) -> tuple[int, ...]:

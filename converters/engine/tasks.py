@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from maxmig.converters import ops, transfers
+from maxmig.converters import boxes, ops, transfers
 from maxmig.converters.engine import routes
 from maxmig.converters.engine.options import MIB, Options
 from maxmig.converters.engine.routes import Route
@@ -234,11 +234,7 @@ def _image(op: transfers.Op, place: int, box: Box, sources: Sequence[Leaf]) -> t
 
 def _parts(route: Route, box: Box) -> Iterator[Box]:
     """The chunks of the result in a box of it."""
-    axes = []
-    for (start, stop), size in zip(box, route.array.stored, strict=False):
-        begins = range(start // size * size, stop, size)
-        axes.append([(max(b, start), min(b + size, stop)) for b in begins])
-    yield from itertools.product(*axes)
+    return boxes.chunks(box, route.array.stored[: len(box)])  # words of random keys ride along
 
 
 def _size(route: Route, box: Box) -> int:

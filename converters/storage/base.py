@@ -1,10 +1,10 @@
 """What a container of arrays must be able to do: tell its tree, its chunks, and read boxes."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from maxmig.converters import boxes
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 from maxmig.converters.transfers import Box
 
@@ -40,12 +40,7 @@ class Grid:
     def boxes(self, box: Box | None = None) -> Iterator[Box]:
         """The chunks, in row-major order; cut to a box, those that touch it."""
         box = tuple((0, size) for size in self.shape) if box is None else box
-        axes = []
-        for (start, stop), size in zip(box, self.chunk, strict=True):
-            size = max(1, size)
-            begins = range(start // size * size, stop, size)
-            axes.append([(max(b, start), min(b + size, stop)) for b in begins])
-        yield from itertools.product(*axes)
+        return boxes.chunks(box, [max(1, size) for size in self.chunk])
 
 
 class Storage(Protocol):
