@@ -73,14 +73,18 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
         return lambda: _load_everything(what, source, result, ocp, jax)
     import ml_dtypes  # noqa: F401
     import tensorstore  # noqa: F401
+    import xxhash  # noqa: F401
+    import zstandard  # noqa: F401
 
     from maxmig.checkpoint import store
     from maxmig.converters import checkpoint, convert
+    from maxmig.converters.compare import parts  # noqa: F401
     from maxmig.converters.engine.options import Options
     from maxmig.converters.storage import kv
 
     store.versions()  # looks for installed packages, once a process
-    kv.directory("memory://started").list().result()  # starts TensorStore's threads
+    # Starts TensorStore's threads, those for files too.
+    kv.directory(str(Path(__file__).parent)).read("__init__.py").result()
 
     options: dict[str, Any] = {"max_memory": 512 << 20} if what == "stream-tight" else {}
     if what in ("copy", "copy-sync"):

@@ -1,5 +1,6 @@
 """A checkpoint seen canonically: what it holds, whatever layout it is written in."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import disk, flat, layouts, places, skeletons, stacks
-from maxmig.converters.leaves import DiskPath, Hole, Leaf
+from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
 
 if TYPE_CHECKING:
     from maxmig.converters.storage.base import Storage
@@ -106,29 +107,66 @@ def read(
 
     Args:
         path: where it is; of several states in one tree, with the keys that lead to one
-            (`checkpoints/9/generator`).
+            (`checkpoints/9/generator`), in a bucket too.
         step: which step of a directory of steps; None takes the last complete one.
         layout: the name of its layout; None finds out.
         hints: what a person says of what its tree does not tell.
 
     Raises:
         CheckpointError: it is not there, not whole or not readable.
-        ConvertError: no layout fits, or more than one.
+        ConvertError: no layout fits, or more than one; or it holds no array (exit code 3).
     """
     whole, below = apart(path)
-    told: dict[str, Any] = {"layout": layout, "hints": hints, "below": below}
+    told: dict[str, Any] = {"layout": layout, "hints": hints}
     if elsewhere(whole):
-        from maxmig.converters import storage
-
-        opened = storage.open(whole, step=step)
+        opened, whole, below = opened_at(path, step)
         place = places.Place(Path(whole), None, getattr(opened, "step", None))
-        return view(place, opened.tree(), opened.metadata(), opened=opened, **told)
+        metadata = opened.metadata()
+        return view(place, opened.tree(), metadata, opened=opened, below=below, **told)
     place = places.locate(whole, step)
-    return view(place, disk.tree(place), places.metadata(place), **told)
+    return view(place, disk.tree(place), places.metadata(place), below=below, **told)
+
+
+def opened_at(path: str | Path, step: int | None = None) -> "tuple[Storage, str | Path, DiskPath]":
+    """The arrays of a checkpoint, where it is, and the keys behind it that lead to a part of it.
+
+    Raises:
+        CheckpointError: it is not there, not whole or not readable.
+    """
+    from maxmig.converters import storage
+    from maxmig.converters.storage import items
+
+    whole, below = apart(path)
+    try:
+        return storage.open(whole, step=step), whole, below
+    except errors.CheckpointError:
+        found = None
+        with contextlib.suppress(errors.CheckpointError):  # then the path itself is wrong
+            found = items.above(str(whole)) if "://" in str(whole) else None
+        if found is None:
+            raise
+    return storage.open(found[0], step=step), *found
+
+
+def paths_of(path: str | Path, step: int | None = None) -> "tuple[Storage, frozenset[DiskPath]]":
+    """The arrays of a checkpoint of any layout, and the places of those that a path leads to.
+
+    Raises:
+        CheckpointError: it is not there, not whole or not readable, or has no such keys.
+    """
+    opened, whole, below = opened_at(path, step)
+    tree = opened.tree()
+    if not below:
+        return opened, frozenset(tree)
+    cut = flat.cut(tree, own="maxmig" in opened.metadata())
+    return opened, frozenset(_below(places.Place(Path(whole), None, None), cut, below))
 
 
 def apart(path: str | Path) -> tuple[str | Path, DiskPath]:
-    """Where a checkpoint is, and the keys behind it: `9/generator` in a tree of two states."""
+    """Where a checkpoint is, and the keys behind it: `9/generator` in a tree of two states.
+
+    Of a bucket that is not asked here; see `opened_at`.
+    """
     if "://" in str(path) or os.path.lexists(path):
         return path, ()
     place = places.absolute(path)
@@ -172,6 +210,8 @@ def view(
         cut = _below(place, cut, below)
     stored = {spelt: at for at, spelt in cut.items()}
     seen = {spelt: tree[at] for spelt, at in stored.items()}
+    if not any(isinstance(leaf, Leaf) for leaf in seen.values()):
+        raise _empty(place, seen)
     kind, why, known = _layout(place, seen, own, layout, hints)
     reading = kind.read(seen, known, hints)
     where = {path: stored[at] for path, at in reading.places.items()}
@@ -193,6 +233,16 @@ def view(
         form=form,
         opened=opened,
         below=below,
+    )
+
+
+def _empty(place: places.Place, tree: Mapping[DiskPath, Leaf | Hole]) -> errors.ConvertError:
+    holes = [f"{spell(at)}: {hole.value}" for at, hole in tree.items() if isinstance(hole, Hole)]
+    return errors.ConvertError(
+        f"{place}: it is empty: its tree holds no array ({', '.join(holes[:4]) or 'nor a key'}); "
+        "the checkpoint is whole, but nothing was saved in it: look at what its writer gave to "
+        "save",
+        exit_code=errors.InconclusiveError.exit_code,
     )
 
 

@@ -10,6 +10,7 @@ from maxmig import errors, trees
 from maxmig.converters import accounting, axes, checkpoint, disk, leaves, places
 from maxmig.converters.compare import record
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
+from maxmig.converters.storage import items
 from maxmig.converters.storage.base import Storage
 
 
@@ -79,12 +80,10 @@ def chunks(path: str | Path, *, step: int | None = None) -> list[Chunks]:
     Raises:
         CheckpointError: there is no checkpoint, or it is half-written or unreadable.
     """
-    from maxmig.converters import storage
-
-    opened = storage.open(path, step=step)
+    opened, meant = checkpoint.paths_of(path, step)
     found = []
     for at, leaf in opened.tree().items():
-        if isinstance(leaf, Leaf):
+        if isinstance(leaf, Leaf) and at in meant:
             grid = opened.grid(at)
             sizes = zip(grid.shape, grid.chunk, strict=True)
             count = math.prod(-(-size // max(1, chunk)) for size, chunk in sizes)
@@ -110,19 +109,17 @@ def inspect(path: str | Path, *, step: int | None = None) -> Info:
     try:
         found = checkpoint.view(place, tree, told)
     except errors.ConvertError as error:
-        return _unknown(place, steps, str(error), tree, told)
+        return _unknown(place, steps, str(error), tree, told, items.of(place))
     return _known(found, steps)
 
 
 def _file(path: str | Path, step: int | None) -> Info:
-    from maxmig.converters import storage
-
     try:
         return _known(checkpoint.read(path, step=step), ())
     except errors.ConvertError as error:
-        opened = storage.open(checkpoint.apart(path)[0], step=step)
+        opened, _, _ = checkpoint.opened_at(path, step)
         place = places.Place(Path(path), None, step)
-        return _unknown(place, (), str(error), opened.tree(), opened.metadata())
+        return _unknown(place, (), str(error), opened.tree(), opened.metadata(), opened)
 
 
 def _known(found: checkpoint.Checkpoint, steps: tuple[int, ...]) -> Info:
@@ -166,6 +163,7 @@ def _unknown(
     why: str,
     tree: dict[DiskPath, Leaf | Hole],
     metadata: dict[str, Any],
+    storage: Storage,
 ) -> Info:
     named = {
         leaves.spell(path): (str(path[0]), leaf)
@@ -184,6 +182,8 @@ def _unknown(
         metadata=metadata,
         notes=(),
         tree=tree,
+        container=getattr(storage, "container", "orbax"),
+        recorded=_recorded(storage),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 Key = str | int
 DiskPath = tuple[Key, ...]
+DEEPEST = 200  # keys in a path: what is nested deeper, in any container, is no training state
 KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}  # of JAX's kinds of random keys
 
 
@@ -102,6 +103,18 @@ def nest(flat: Mapping[DiskPath, Any]) -> Any:
             raise ValueError(f"{spell(path)}: appears twice")
         node[path[-1]] = value
     return _closed(root, ())
+
+
+def check_depth(path: DiskPath) -> None:
+    """Refuses a path that no reader of nested trees gets to the end of.
+
+    Raises:
+        ValueError: it has too many keys.
+    """
+    if len(path) > DEEPEST:
+        raise ValueError(
+            f"{spell(path[:4])}/... is nested {len(path)} deep: expected {DEEPEST} levels or fewer"
+        )
 
 
 def spell(path: DiskPath) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from maxmig import errors
-from maxmig.converters import boxes, transfers
+from maxmig.converters import boxes, narrow, transfers
 from maxmig.converters.leaves import KEY_WORDS, Leaf, spell
 from maxmig.converters.transfers import Box, Op, Transfer
 
@@ -342,6 +342,8 @@ def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
     dtype = numpy_dtype(leaf.dtype)
     if array.dtype == dtype:
         return array
+    if array.dtype == np.float32 and leaf.dtype == "bfloat16":
+        return narrow.narrowed(array)
     with np.errstate(over="ignore", invalid="ignore"):
         made = array.astype(dtype)
     whole = np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer)

@@ -12,6 +12,7 @@ from maxmig import errors
 STEP_METADATA = "_CHECKPOINT_METADATA"
 TREE_METADATA = "_METADATA"
 MARKER = "commit_success.txt"
+WHOLE = "orbax.checkpoint"  # beside the items of Orbax's v1 API, which have no marker of their own
 TEMPORARY = ".orbax-checkpoint-tmp"
 _STEP = re.compile(r"(?:checkpoint_)?([0-9]+)")  # flax.training.checkpoints has checkpoint_3
 PARTS = ("model_params", "optimizer_state")  # Tunix keeps one training state in two items
@@ -65,7 +66,7 @@ def locate(path: str | Path, step: int | None = None) -> Place:
         found = _place_of_items(path)
     elif held := _held_in(path):
         found = held
-    elif path.name.isdigit() and (path / STEP_METADATA).is_file():
+    elif (path / STEP_METADATA).is_file():
         _refuse_several(path)
         raise errors.CheckpointError(_broken(path, "it holds no tree"))
     else:
@@ -149,8 +150,9 @@ def incomplete(place: Place) -> str | None:
         return "its name is that of a save that was not finished"
     if place.step_dir is not None:
         whole = (place.step_dir / MARKER).is_file()
+        marked = not (whole and (place.step_dir / WHOLE).is_file())
         for tree in place.trees:
-            if place.step_dir != tree and whole != (tree / MARKER).is_file():
+            if marked and place.step_dir != tree and whole != (tree / MARKER).is_file():
                 return (
                     f"the commit marker {MARKER} is missing in one of {place.step_dir.name}/ and "
                     f"{tree.name}/"
@@ -163,10 +165,22 @@ def incomplete(place: Place) -> str | None:
         ):
             return "no commit marker and no time of commit"
     for tree in place.trees:
-        ocdbt = read_json(tree / TREE_METADATA).get("use_ocdbt")
-        if ocdbt and not (tree / "manifest.ocdbt").is_file():
+        told = read_json(tree / TREE_METADATA)
+        indexed = told.get("use_ocdbt") and not _is_empty(told)
+        if indexed and not (tree / "manifest.ocdbt").is_file():
             return "manifest.ocdbt, the index of its arrays, is missing"
     return None
+
+
+def _is_empty(told: dict[str, Any]) -> bool:
+    """Whether a tree's metadata list no array, so that Orbax has written no index of them."""
+    from maxmig.converters.storage import orbax_tree
+
+    try:
+        entries = [each["value_metadata"]["value_type"] for each in told["tree_metadata"].values()]
+    except (KeyError, TypeError, AttributeError):  # the reader of the tree says so
+        return False
+    return all(kind in orbax_tree.HOLES for kind in entries)
 
 
 def metadata(place: Place) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from maxmig.parity import Pair, Report
-    from maxmig.parity.results import Check
+    from maxmig.parity.findings.check import Check
 
 
 def assert_parity(
@@ -89,7 +89,7 @@ class PairRun:
             raise AssertionError(f"{self.spec}: no check {name!r} was made; there are {made}")
         for check in found:
             if not check:
-                from maxmig.parity.report import describe
+                from maxmig.parity.reports.wording import describe
 
                 raise AssertionError(f"{self.spec}: {name}: {describe(check)}")
         return found[0]

@@ -6,6 +6,7 @@ suffixes, integer list keys, `params` levels) are the commonest cause of silent 
 they are removed here and nowhere else.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -20,13 +21,15 @@ def natural_key(path: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
 
     Segments compare first, so that a subtree stays together whatever characters its siblings have.
     """
+    return tuple(map(_segment_key, path.split("/")))
+
+
+@functools.lru_cache(maxsize=4096)  # a hundred thousand paths are made of a few names
+def _segment_key(segment: str) -> tuple[tuple[int, int, str], ...]:
     return tuple(
-        tuple(
-            (0, int(part), part) if part.isdecimal() else (1, 0, part)
-            for part in _DIGITS.split(segment)
-            if part
-        )
-        for segment in path.split("/")
+        (0, int(part), part) if part.isdecimal() else (1, 0, part)
+        for part in _DIGITS.split(segment)
+        if part
     )
 
 
@@ -74,8 +77,3 @@ def subtree(flat: Mapping[str, Any], prefix: str) -> Flat:
     """The leaves below `prefix`, their paths relative to it."""
     start = prefix + "/"
     return {path[len(start) :]: leaf for path, leaf in flat.items() if path.startswith(start)}
-
-
-def prefixed(flat: Mapping[str, Any], prefix: str) -> Flat:
-    """The leaves moved below `prefix`."""
-    return {f"{prefix}/{path}": leaf for path, leaf in flat.items()}

@@ -19,6 +19,11 @@ FLAGS = {"enable_nnx", "pure_nnx", "pure_nnx_decoder"}
 BORDER = ("maxmig/bridge/", "maxmig/parity/pairs/")
 CORE_MAY_IMPORT = {"jax", "numpy", *sys.stdlib_module_names}
 CORE_MAY_IMPORT_OF_MAXMIG = {"core", "errors", "trees", "typing"}
+# The rooms of parity, each of which knows only those before it.
+ROOMS = (
+    *("levels", "programs", "static", "findings", "reports", "pages"),
+    *("shadow", "sides", "faults", "rungs", "recordings", "pairs"),
+)
 
 
 def sources(root: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -145,12 +150,29 @@ def unequal_twins(root: Path) -> Iterator[str]:
             yield f"{name}: linen has {', '.join(linen)}; nnx has {', '.join(nnx)}"
 
 
+def upward_imports(root: Path) -> Iterator[str]:
+    """The rooms of parity import one another in one direction."""
+    for path, tree in sources(root):
+        home, _, name = path.partition("maxmig/parity/")
+        if home or name == "__init__.py":
+            continue
+        own = name.split("/")[0].removesuffix(".py")
+        if own not in ROOMS:
+            yield f"{path}:1: in none of the rooms of docs/design.md"
+            continue
+        below = [f"maxmig.parity.{room}" for room in ROOMS[ROOMS.index(own) + 1 :]]
+        for line, imported in imports(tree):
+            if any(within(imported, room) for room in below):
+                yield f"{path}:{line}: imports {imported}"
+
+
 CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
     framework_imports,
     flag_reads,
     core_imports,
     core_branches,
     unequal_twins,
+    upward_imports,
 )
 
 
@@ -183,6 +205,9 @@ VIOLATIONS = [
     (unequal_twins, "maxmig/nnx/layers.py", "class Norm: ...\nclass Dense: ..."),
     (unequal_twins, "maxmig/nnx/layers.py", "class Dense: ...\nclass Norm: ...\ndef extra(): ..."),
     (unequal_twins, "maxmig/nnx/only.py", "class Dense: ..."),
+    (upward_imports, "maxmig/parity/other.py", "import math"),
+    (upward_imports, "maxmig/parity/findings/x.py", "from maxmig.parity import reports"),
+    (upward_imports, "maxmig/parity/findings/x.py", "def f():\n    import maxmig.parity.pairs.x"),
 ]
 
 
@@ -205,6 +230,8 @@ def house(root: Path) -> None:
         "maxmig/nnx/layers.py": f"from flax import nnx\nimport maxmig.core.mlp\n{twin}",
         "maxmig/bridge/wrap.py": "from flax import linen, nnx\nfrom maxmig import nnx, linen",
         "maxmig/parity/pairs/x.py": "import flax.linen, flax.nnx",
+        "maxmig/parity/findings/x.py": "from maxmig.parity import findings, levels, static",
+        "maxmig/parity/__init__.py": "from maxmig.parity import findings, pairs",
         "maxmig/config/flags.py": "def f(x):\n    return x.pure_nnx, x['enable_nnx']",
         "maxmig/backend.py": "def select(flags):\n    return flags.pure_nnx_decoder",
         "maxmig/cli/demo.py": "OVERRIDES = ['enable_nnx=true', 'pure_nnx=true']",

@@ -63,7 +63,21 @@ def diff(
     lines += families.paired(left_only, right_only, tolerance, max_memory // 4)
     lines += _unpaired(left_only, right_only)
     lines.sort(key=lambda line: trees.natural_key(line.path))
-    return Report(tuple(lines), tolerance, (*left.notes, *right.notes))
+    notes = (*left.notes, *right.notes, *_params_only(ours, theirs))
+    return Report(tuple(lines), tolerance, notes)
+
+
+def _params_only(ours: Views, theirs: Views) -> Iterator[str]:
+    """What to say where one side holds parameters and nothing else, and the other more."""
+    for name, side, other in (("A", ours, theirs), ("B", theirs, ours)):
+        rest = [path for path in other if forms.section(path) != "params"]
+        if side and rest and all(forms.section(path) == "params" for path in side):
+            named = ", ".join(dict.fromkeys(map(forms.section, rest)))
+            yield (
+                f"{name} holds parameters only; what the other side has beside them "
+                f"({len(rest):,} arrays: {named}) counts as a difference. To compare the "
+                "parameters alone, say --only params"
+            )
 
 
 def compare(path: str, a: "np.ndarray", b: "np.ndarray", tolerance: Tolerance) -> Line:

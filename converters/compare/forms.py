@@ -12,11 +12,13 @@ from maxmig.converters import axes
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import record, views
 from maxmig.converters.compare.views import Reader, View, Zeros
-from maxmig.converters.mapping import carry, relayouts, restack
+from maxmig.converters.leaves import Leaf
+from maxmig.converters.mapping import back, carry, relayouts, restack
 from maxmig.converters.mapping.rules import Layer, Rule
-from maxmig.converters.mapping.state import Item, State
+from maxmig.converters.mapping.state import Item, State, start
 
 RANDOM = "aux"
+_NOWHERE = back.Way()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def of(
     scan: bool | None = None,
     axis: int | None = None,
     rules: Sequence[Rule] = (),
+    way: back.Way = _NOWHERE,
     linen: bool = False,
 ) -> Forms:
     """The leaves of a checkpoint with layers stacked, apart, or as they are stored.
@@ -61,27 +64,24 @@ def of(
         axis: the layer axis of stacked leaves; None keeps the source's.
         rules: of a mapping file, carried out first, as a conversion would; leaves that they drop or
             derive are left out.
+        way: of the checkpoint's own metadata, gone before all else.
         linen: layers that NNX lays out in another way (recurrent cells) get Linen's form.
 
     Raises:
         ConvertError: the rules do not fit.
     """
     notes: tuple[str, ...] = ()
-    own = layer_axis(checkpoint)
+    state = start(checkpoint.leaves, checkpoint.skeleton)
+    carry.out(state, way.rules)
+    known = way.axis if way.rules else checkpoint.own.get("param_scan_axis")
+    own = _layer_axis(state.leaves(), known)
     try:
-        state, _ = restack.plan(
-            checkpoint.leaves,
-            checkpoint.skeleton,
-            scan=scan,
-            axis=axis,
-            source_axis=own,
-            rules=rules,
-        )
+        restack.on(state, scan=scan, axis=axis, source_axis=own, todo=rules)
     except errors.ConvertError as error:
-        if rules:
+        if rules or way.rules:
             raise
         notes = (f"{checkpoint.storage.url}: compared as it is stored: {error}",)
-        state, _ = restack.plan(checkpoint.leaves, checkpoint.skeleton)
+        state = start(checkpoint.leaves, checkpoint.skeleton)
     if linen:
         _as_linen(state)
     return seen(checkpoint, source, state, notes)
@@ -119,8 +119,12 @@ def _as_linen(state: State) -> None:
 
 def layer_axis(checkpoint: Checkpoint) -> int | None:
     """The layer axis of a scanned checkpoint; None where there is none or it cannot be told."""
+    return _layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis"))
+
+
+def _layer_axis(leaves: Mapping[str, Leaf], known: int | None) -> int | None:
     try:
-        return axes.layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis"))
+        return axes.layer_axis(leaves, known)
     except errors.ConvertError:  # matters only where layers have to be restacked
         return None
 

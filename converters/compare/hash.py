@@ -1,22 +1,31 @@
 """The fingerprint of a checkpoint: equal however its state is laid out, stacked or chunked.
 
-Each canonical leaf, with layers apart, recurrent cells as Linen has them and the step as int32, has
-the fingerprint that `tiles` defines. A section's digest is BLAKE2b (32 bytes) of the lines
-`FINGERPRINT  PATH` of its leaves, sorted by path; the checkpoint's is that of all leaves but random
-state, which is derived and which only some layouts hold.
+Each canonical leaf, with layers apart, recurrent cells as Linen has them, numbers in names without
+zeros before them and the step as int32, has the fingerprint that `tiles` defines. Where conversions
+are recorded that changed names or cut arrays anew, the leaves are those from which they began. A
+section's digest is BLAKE2b (32 bytes) of the lines `FINGERPRINT  PATH` of its leaves, sorted by
+path; the checkpoint's is that of all leaves but random state, which is derived and which only some
+layouts hold.
 """
 
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from maxmig import errors, trees
+from maxmig.converters import axes, stacks
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import forms, pairs, views
 from maxmig.converters.compare.views import View, Zeros
 from maxmig.converters.leaves import Leaf
+from maxmig.converters.mapping import back, normed, shaped
 from maxmig.converters.mapping.rules import Rule
 
+_NUMBER = re.compile(r"_0+(\d+)(?=/|$)")
 _PERSON = b"maxmig ckpt 1"
 
 
@@ -27,12 +36,15 @@ class Fingerprint:
     Attributes:
         leaves: of each canonical leaf, layers apart.
         kinds: shape and type of each.
-        notes: what could not be taken apart, and so has another fingerprint than its layers.
+        notes: what could not be taken apart, and so has another fingerprint than its layers; what
+            the digest stands on beside the arrays and their names.
+        undone: the rules of the record that were carried out to come to these leaves.
     """
 
     leaves: Mapping[str, str]
     kinds: Mapping[str, Leaf]
     notes: tuple[str, ...] = ()
+    undone: tuple[Rule, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -61,6 +73,7 @@ def fingerprint(
     *,
     only: str = "all",
     rules: Sequence[Rule] = (),
+    as_stored: bool = False,
     max_memory: int = views.BUDGET,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Fingerprint:
@@ -69,7 +82,9 @@ def fingerprint(
     Args:
         checkpoint: what is read.
         only: `params`, `opt` (optimizer state and step), or `all`.
-        rules: of a mapping file; the fingerprint is that of the state after them.
+        rules: of a mapping file; the fingerprint is that of the state after them. The names are
+            then those that are stored.
+        as_stored: take names and arrays as they are stored, whatever conversions are recorded.
         max_memory: bytes; a few chunks are needed in any case.
         progress: called with the bytes that were read.
 
@@ -79,9 +94,10 @@ def fingerprint(
         InconclusiveError: there is no such leaf.
     """
     source = forms.reader(checkpoint, max_memory // 2, progress)
-    found = forms.of(checkpoint, source, scan=False, rules=rules, linen=True)
+    found, undone = _views(checkpoint, source, rules, as_stored)
     _check_zeros(found.zeros)
-    wanted = {path: view for path, view in found.views.items() if forms.chosen(path, only)}
+    named = _plainly_numbered(found.views)
+    wanted = {path: view for path, view in named.items() if forms.chosen(path, only)}
     if not wanted:
         raise errors.InconclusiveError(
             f"{checkpoint.storage.url}: there is no leaf of {only!r} to take a fingerprint of"
@@ -93,7 +109,81 @@ def fingerprint(
             f"{len(failed)} of {len(wanted)} leaves cannot be read:\n  " + "\n  ".join(failed)
         )
     digests = {path: prints[path] or "" for path in trees.sort(prints)}
-    return Fingerprint(digests, {path: wanted[path].leaf for path in digests}, found.notes)
+    kinds = {path: wanted[path].leaf for path in digests}
+    notes = (*found.notes, *_undone(undone), *_untold(kinds), *_guessed(checkpoint))
+    return Fingerprint(digests, kinds, notes, undone)
+
+
+def _views(
+    checkpoint: Checkpoint, source: views.Reader, rules: Sequence[Rule], as_stored: bool
+) -> tuple[forms.Forms, tuple[Rule, ...]]:
+    """The leaves as they are hashed, and the rules of the record that were carried out for it."""
+    stored = functools.partial(forms.of, checkpoint, source, scan=False, linen=True)
+    if as_stored or rules:
+        return stored(rules=rules), ()
+    try:
+        way = back.first(checkpoint)
+        return stored(way=way), way.rules
+    except (errors.ConvertError, errors.ConfigError) as error:
+        found = stored()
+        told = " ".join(str(error).split())[:200]
+        note = (
+            f"names and arrays as they are stored: the record of conversions does not fit: {told}"
+        )
+        return dataclasses.replace(found, notes=(*found.notes, note)), ()
+
+
+def _plainly_numbered(found: Mapping[str, View]) -> dict[str, View]:
+    """`layers_03` is `layers_3`, unless two leaves would then have one path."""
+    plain = {path: _NUMBER.sub(r"_\1", path) for path in found}
+    count = Counter(plain.values())
+    return {plain[path] if count[plain[path]] == 1 else path: view for path, view in found.items()}
+
+
+def _undone(rules: tuple[Rule, ...]) -> Iterator[str]:
+    if rules:
+        told = "; ".join(str(rule.data()) for rule in rules[:3])
+        more = f" and {len(rules) - 3} more" if len(rules) > 3 else ""
+        yield (
+            "the digest is that of the checkpoint from which the recorded conversions began, whose "
+            f"names and arrays these rules restore: {told}{more}; --as-stored: without them"
+        )
+
+
+def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:
+    """What may be laid out in another way elsewhere, and nothing here tells how."""
+    owners = {path.partition("/")[2] for path in kinds if not path.startswith("opt_state/")}
+    for at, kind in normed.in_nnx(owners).items():
+        yield (
+            f"{at}: {kind}: the digest is that of NNX's own form, as Linen's name of the wrapped "
+            f"layer is not recorded; say it in a mapping file (--map), `- {{layer: {at}, kind: "
+            f"{kind}, wraps: Dense_0, to: linen}}`, for the digest that it has in Linen"
+        )
+    params = {path[7:]: leaf for path, leaf in kinds.items() if path.startswith("params/")}
+    try:
+        found = shaped.find(params, (), None)
+    except errors.ConvertError as error:
+        yield f"taken as a whole, not layer by layer: {str(error).partition(';')[0]}"
+        return
+    for at, axis in found.items():
+        yield (
+            f"{at}: looks like a stack of layers, of no known name; the digest is that of the "
+            "whole arrays, and another than with its layers apart; with a mapping file (--map), "
+            f"`- {{unstack: {at}, to: '{at}_{{}}', axis: {axis}}}`, it is that of the layers"
+        )
+
+
+def _guessed(checkpoint: Checkpoint) -> Iterator[str]:
+    """The layer axis, where it is only the usual one."""
+    paths = (path for path in checkpoint.leaves if path.startswith("params/"))
+    stacked = [path for path in paths if stacks.scanned(path) is not None]
+    possible = axes.evident_axes(checkpoint.leaves, stacked)
+    if len(possible) > 1 and checkpoint.own.get("param_scan_axis") is None:
+        yield (
+            f"the layers are taken apart on axis {axes.DEFAULT_AXIS}, as is usual: neither the "
+            f"metadata nor the shapes tell it from axis {min(possible)}, which would give another "
+            "digest"
+        )
 
 
 def _check_zeros(zeros: Mapping[str, View]) -> None:

@@ -2,23 +2,23 @@
 
 Orbax stores no checksums of numbers, and a result by reference shares its source's files, so that a
 flipped bit may decode to another number, the same on both sides. The record lies beside the tree's
-own metadata, in a file that Orbax does not look at. A checksum is the CRC-32 of a chunk's elements
-in row-major order, little-endian, without padding, so it holds wherever chunks are moved as they
-are: to other names, into stacks and out of them.
+own metadata, in a file that Orbax does not look at. A checksum is the XXH3 (64 bits) of a chunk's
+elements in row-major order, little-endian, without padding, so it holds wherever chunks are moved
+as they are: to other names, into stacks and out of them. Of a msgpack or safetensors file it lies
+in a file beside it; several processes that save one state write one each (`parts`).
 """
 
 import json
 import math
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxmig import digests, errors
 from maxmig.converters import boxes as cuts
 from maxmig.converters.leaves import DiskPath, Leaf, spell
-from maxmig.converters.storage import files, kv, orbax
+from maxmig.converters.storage import files, kv, mapped, orbax
 from maxmig.converters.storage.base import Grid, Storage
 from maxmig.converters.transfers import Box
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 FILE = "maxmig.checksums.json"
-_VERSION = 1
+_VERSION = 2
+_DIGITS = 16
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,23 @@ class Record:
 
     def document(self) -> bytes:
         """The file, sealed with its own digest."""
-        told = {
-            "maxmig_checksums": _VERSION,
-            "what": "CRC-32 of each chunk's elements, row-major, little-endian",
-            "arrays": [
-                [list(path), sums.leaf.dtype, list(sums.leaf.shape), list(sums.chunk), _words(sums)]
-                for path, sums in self.arrays.items()
-            ],
-        }
-        return json.dumps(told | {"seal": digests.of_json(told)}).encode()
+        arrays = [
+            entry(path, sums.leaf, sums.chunk, sums.values) for path, sums in self.arrays.items()
+        ]
+        return sealed({"arrays": arrays})
 
 
-def parse(data: bytes, where: str) -> Record:
-    """Reads the file.
+def sealed(told: dict[str, Any]) -> bytes:
+    """A file of checksums, of which every change shows."""
+    head = {
+        "maxmig_checksums": _VERSION,
+        "what": "XXH3-64 of each chunk's elements, row-major, little-endian",
+    }
+    return json.dumps(head | told | {"seal": digests.of_json(head | told)}).encode()
+
+
+def unsealed(data: bytes, where: str, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """Reads such a file.
 
     Raises:
         CheckpointError: it is damaged, or of another version.
@@ -83,7 +89,7 @@ def parse(data: bytes, where: str) -> Record:
             raise ValueError("its seal does not fit")
         if told["maxmig_checksums"] != _VERSION:
             raise ValueError(f"expected version {_VERSION}, got {told['maxmig_checksums']}")
-        return Record({tuple(path): _sums(*entry) for path, *entry in told["arrays"]})
+        return make(told)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         told = str(error) if isinstance(error, ValueError) else "it is not what maxmig writes"
         raise errors.CheckpointError(
@@ -92,16 +98,50 @@ def parse(data: bytes, where: str) -> Record:
         ) from error
 
 
+def parse(data: bytes, where: str) -> Record:
+    """The record that is written in a file; raises as `unsealed`."""
+    return unsealed(
+        data,
+        where,
+        lambda told: Record({tuple(path): _sums(*more) for path, *more in told["arrays"]}),
+    )
+
+
+def home(storage: Storage) -> tuple[str, str] | None:
+    """The directory and the name of a checkpoint's record; None: it has no place for one."""
+    if isinstance(storage, orbax.Orbax):
+        return storage.items, FILE
+    return beside(Path(storage.url)) if isinstance(storage, mapped.Mapped) else None
+
+
+def beside(path: Path) -> tuple[str, str]:
+    """The same of a file that holds arrays, or of a directory of such files.
+
+    A name that begins as the file's own would be taken for a later checkpoint by programs that
+    look for names with a beginning (`checkpoint_*`).
+    """
+    if path.is_dir():
+        return str(path), FILE
+    return str(path.parent), FILE.replace(".json", f".{path.name}.json")
+
+
 def of(storage: Storage) -> Record | None:
     """The record of a checkpoint; None where there is none.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    if not isinstance(storage, orbax.Orbax):
+    from maxmig.converters.compare import parts
+
+    place = home(storage)
+    if place is None:
         return None
-    data = files.Files(storage.items).read(FILE)
-    return None if data is None else parse(data, kv.join(storage.items, FILE))
+    folder, name = place
+    data = files.Files(folder).read(name)
+    arrays = dict(parse(data, kv.join(folder, name)).arrays) if data is not None else {}
+    if name == FILE:
+        arrays = parts.together(folder) | arrays
+    return Record(arrays) if arrays else None
 
 
 def missing(storage: Storage) -> list[str]:
@@ -112,14 +152,19 @@ def missing(storage: Storage) -> list[str]:
     return [spell(path) for path in leaves if path not in held]
 
 
-def write(items: str, record: Record) -> None:
+def write(folder: str, record: Record, name: str = FILE) -> None:
     """Puts a record beside the metadata of a tree, at once, in place of an older one."""
-    if kv.is_url(items):
-        kv.directory(items).write(FILE, record.document()).result()
+    put(folder, name, record.document())
+
+
+def put(folder: str, name: str, data: bytes) -> None:
+    """Writes a file of checksums, at once, in place of an older one."""
+    if kv.is_url(folder):
+        kv.directory(folder).write(name, data).result()
         return
-    part = Path(items) / f".{FILE}.part"
-    part.write_bytes(record.document())
-    part.rename(Path(items) / FILE)
+    part = Path(folder) / f".{name}.part"
+    part.write_bytes(data)
+    part.rename(Path(folder) / name)
 
 
 def boxes(shape: tuple[int, ...], chunk: tuple[int, ...], box: Box | None = None) -> Iterator[Box]:
@@ -181,10 +226,11 @@ def _part(array: "np.ndarray", box: Box, part: Box) -> "np.ndarray | None":
 def checksum(array: "np.ndarray") -> int:
     """The checksum of a chunk; words of random keys ride in a last axis."""
     import numpy as np
+    import xxhash
 
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 class Checked:
@@ -240,7 +286,7 @@ def refuse_other(storage: Storage, path: DiskPath, leaf: Leaf, recorded: Sums) -
     if (recorded.leaf.shape, recorded.leaf.dtype) != (leaf.shape, leaf.dtype):
         raise errors.CheckpointError(
             f"{storage.url}: {spell(path)}: {recorded.leaf} was recorded when it was written, but "
-            f"it is {leaf} now; {_ADVICE}"
+            f"it is {leaf} now; {_advice(storage)}"
         )
 
 
@@ -249,22 +295,31 @@ def damaged(storage: Storage, path: DiskPath, recorded: Sums, box: Box) -> error
     index = [start // size for (start, _), size in zip(box, recorded.chunk, strict=True)]
     return errors.CheckpointError(
         f"{storage.url}: {spell(path)}: chunk {index} of {recorded.leaf} holds other bits than "
-        f"were recorded in {FILE} when it was written; {_ADVICE}"
+        f"were recorded when it was written; {_advice(storage)}"
     )
 
 
-_ADVICE = (
-    "it was damaged (take another step or another copy), or rewritten by a program that does not "
-    f"keep the record (then remove {FILE})"
-)
+def _advice(storage: Storage) -> str:
+    _, name = home(storage) or ("", FILE)
+    return (
+        "it was damaged (take another step or another copy), or rewritten by a program that does "
+        f"not keep the record (then remove {name})"
+    )
 
 
-def _words(sums: Sums) -> str:
-    return "".join(f"{value:08x}" for value in sums.values)
+def entry(path: DiskPath, leaf: Leaf, chunk: tuple[int, ...], values: Iterable[int]) -> list[Any]:
+    """What a file says of the chunks of an array."""
+    words = "".join(f"{value:0{_DIGITS}x}" for value in values)
+    return [list(path), leaf.dtype, list(leaf.shape), list(chunk), words]
+
+
+def numbers(words: str) -> tuple[int, ...]:
+    """The checksums that an entry spells."""
+    return tuple(int(words[at : at + _DIGITS], 16) for at in range(0, len(words), _DIGITS))
 
 
 def _sums(dtype: str, shape: list[int], chunk: list[int], words: str) -> Sums:
-    values = tuple(int(words[at : at + 8], 16) for at in range(0, len(words), 8))
+    values = numbers(words)
     if len(shape) != len(chunk) or len(values) != count(tuple(shape), tuple(chunk)):
         raise ValueError(f"{len(values)} checksums for {dtype}{shape} in chunks of {chunk}")
     return Sums(Leaf(tuple(shape), dtype, 0), tuple(chunk), values)

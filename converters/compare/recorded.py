@@ -1,7 +1,7 @@
 """Holds a checkpoint against its own record of checksums, and makes a record where it has none."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from maxmig.converters.compare import record
 from maxmig.converters.compare.record import Record, Sums
 from maxmig.converters.compare.verdicts import Line, Report
 from maxmig.converters.leaves import DiskPath, Leaf, spell
-from maxmig.converters.storage import Storage, orbax
+from maxmig.converters.storage import Storage
 from maxmig.converters.transfers import Box
 
 _AHEAD = 2  # chunks that are read while one is looked at
@@ -38,6 +38,7 @@ class Kept(Report):
 
 def hold(
     storage: Storage,
+    meant: Collection[DiskPath] | None = None,
     *,
     add: bool = False,
     progress: Callable[[int], None] = lambda nbytes: None,
@@ -46,26 +47,23 @@ def hold(
 
     Args:
         storage: the checkpoint.
+        meant: the places of the arrays that are looked at; None: all.
         add: read the arrays of which nothing is recorded as well, and record them in the checkpoint
             if all others are as recorded.
         progress: called with the bytes that were read.
 
     Raises:
         CheckpointError: the record itself is damaged.
-        ConfigError: a record is to be made of what has no place for it.
         DataError: the record cannot be written.
     """
-    if add and not isinstance(storage, orbax.Orbax):
-        raise errors.ConfigError(
-            f"{storage.url}: expected an Orbax checkpoint: a file has no place for a record"
-        )
     known = record.of(storage)
     arrays = {} if known is None else dict(known.arrays)
-    tree = {path: leaf for path, leaf in storage.tree().items() if isinstance(leaf, Leaf)}
+    whole = {path: leaf for path, leaf in storage.tree().items() if isinstance(leaf, Leaf)}
+    tree = {path: leaf for path, leaf in whole.items() if meant is None or path in meant}
     lines = [
         Line("!", spell(path), f"{sums.leaf} was recorded, and is not there any more")
         for path, sums in arrays.items()
-        if path not in tree
+        if path not in whole
     ]
     unknown = []
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -84,18 +82,20 @@ def hold(
     if not add or any(line.sign == "!" for line in lines):
         return Kept(tuple(lines), unknown=tuple(unknown))
     if unknown:
-        assert isinstance(storage, orbax.Orbax)
-        _write(storage.items, Record(arrays))
+        _write(storage, Record(arrays))
     lines += [Line("=", name) for name in unknown]
     return Kept(tuple(lines), added=len(unknown))
 
 
-def _write(items: str, made: Record) -> None:
+def _write(storage: Storage, made: Record) -> None:
+    place = record.home(storage)
+    assert place is not None  # of every container that is opened by its path
+    folder, name = place
     try:
-        record.write(items, made)
+        record.write(folder, made, name)
     except OSError as error:
         raise errors.DataError(
-            f"{items}: expected a directory that {record.FILE} can be written into, but: "
+            f"{folder}: expected a directory that {name} can be written into, but: "
             f"{error.strerror}; nothing was changed"
         ) from error
 

@@ -16,7 +16,7 @@ from maxmig.converters.compare import gaps, pairs, record, replan, views
 from maxmig.converters.compare.verdicts import Line, Proof, Tolerance
 from maxmig.converters.compare.views import Reader, View
 from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
-from maxmig.converters.storage import files, orbax
+from maxmig.converters.storage import files, orbax, orbax_tree
 from maxmig.converters.storage.base import Storage
 from maxmig.converters.transfers import Conversion, Made
 
@@ -48,6 +48,8 @@ def conversion(
         max_memory: bytes; a few chunks of each side are needed in any case.
         progress: called with the bytes that were read.
     """
+    if planned.container == "safetensors":
+        planned = _flat(planned)
     lines = list(_structure({**planned.leaves, **planned.holes}, result.tree()))
     wrong = {line.path for line in lines}
     if mode != "none":
@@ -99,7 +101,9 @@ def checkpoints(
     shared = _unseen(result.storage, source.storage) if mode != "none" else ()
     options = replan.recorded(result, source)
     if document is not None:
-        options = {"to": result.layout.name, "map_file": document}
+        held = getattr(result.storage, "container", "orbax")
+        container = "safetensors" if held == "file" else held
+        options = {"to": result.layout.name, "map_file": document, "container": container}
     if options:
         planned = replan.planned(source, options).conversion
         report = conversion(
@@ -114,6 +118,20 @@ def checkpoints(
     lines, told = random_state.explained(found.lines, result)
     told += _undeclared(lines, source, result) if not cast else ()
     return Proof(lines, notes=(*found.notes, *told, *shared)), "canonical paths"
+
+
+def _flat(planned: Conversion) -> Conversion:
+    """The conversion with the names that its leaves have in a safetensors file."""
+
+    def flat(path: DiskPath) -> DiskPath:
+        return (orbax_tree.name_of(path),)
+
+    return dataclasses.replace(
+        planned,
+        transfers=tuple(dataclasses.replace(t, target=flat(t.target)) for t in planned.transfers),
+        made=tuple(dataclasses.replace(item, target=flat(item.target)) for item in planned.made),
+        holes={flat(path): hole for path, hole in planned.holes.items()},
+    )
 
 
 def _undeclared(

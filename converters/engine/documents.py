@@ -1,5 +1,6 @@
 """Orbax's own files of a result: what makes a directory of arrays an ordinary checkpoint."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from maxmig.converters.storage import files, kv, orbax, orbax_tree, zarr
 from maxmig.converters.transfers import Conversion, Made
 
 ITEMS = "items"
+_NAME = 255  # bytes of a file's name
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PYTHON = ("int64", "float64")  # the types of Python's own numbers
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 
@@ -169,12 +172,15 @@ def step(conversion: Conversion, others: Iterable[str]) -> bytes:
     ).encode()
 
 
-def check_names(conversion: Conversion, *, ocdbt: bool) -> None:
-    """Refuses leaf names that cannot be kept apart, or would lie outside of the directory.
+def check_leaves(conversion: Conversion, *, ocdbt: bool) -> None:
+    """Refuses leaves that the result cannot hold: names that cannot be kept apart, or would lie
+    outside of the directory, or are too long for files; types that TensorStore does not know.
 
     Raises:
         ConvertError: names the leaves.
     """
+    if conversion.container == "orbax":
+        _check_types(conversion)
     seen: dict[str, DiskPath] = {}
     for path in conversion.leaves:
         name = orbax_tree.name_of(path)
@@ -187,10 +193,29 @@ def check_names(conversion: Conversion, *, ocdbt: bool) -> None:
         if conversion.container != "orbax":
             continue
         parts = name.split("/")
-        odd = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+        odd = _CONTROL.search(name) is not None
         if ".." in parts or (not ocdbt and (odd or "" in parts or "." in parts)):
             raise errors.ConvertError(
                 f"the leaf name {name!r} is no safe name of a file: it is refused; rename the leaf"
             )
+        longest = max((len(part.encode()) for part in parts), default=0)
+        if not ocdbt and longest > _NAME:
+            raise errors.ConvertError(
+                f"{spell(path)}: its name has a part of {longest} bytes, and a file's name takes "
+                f"{_NAME} at most: write one database with --ocdbt, or rename the leaf"
+            )
         if not name:
             raise errors.ConvertError("a leaf without a name cannot be kept in an Orbax tree")
+
+
+def _check_types(conversion: Conversion) -> None:
+    import tensorstore as ts
+
+    for dtype, path in {leaf.dtype: path for path, leaf in conversion.leaves.items()}.items():
+        try:
+            ts.dtype("uint32" if dtype.startswith("key<") else dtype)
+        except (ValueError, TypeError) as error:
+            raise errors.ConvertError(
+                f"{spell(path)}: an Orbax checkpoint cannot hold {dtype}; leave it out, or choose "
+                "another container"
+            ) from error

@@ -3,13 +3,15 @@
 import contextlib
 import functools
 import os
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from pathlib import Path
 from stat import S_ISREG
 
 from maxmig import errors
 
-_AT_ONCE = 32  # files
+_FEW = 32  # files that are not worth starting threads for
+_AT_ONCE = 32  # files; the journal of a file system takes many in one go
 
 
 def settle(root: Path) -> None:
@@ -21,8 +23,9 @@ def settle(root: Path) -> None:
     Raises:
         CheckpointError: the disk did not take it.
     """
+    done: dict[str, int] = {}
     for future in forget(root):
-        future.result()
+        done |= future.result()
     if not root.is_dir():
         _sync(str(root))
         return
@@ -31,44 +34,63 @@ def settle(root: Path) -> None:
         folders.append(folder)
         with os.scandir(folder) as entries:
             told = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
-        fresh += [path for path, stat in told if S_ISREG(stat.st_mode) and stat.st_nlink == 1]
-    with futures.ThreadPoolExecutor(_AT_ONCE) as executor:  # a journal takes many in one go
-        list(executor.map(_sync, fresh))
-        list(executor.map(sync_folder, folders))
+        own = [each for each in told if S_ISREG(each[1].st_mode) and each[1].st_nlink == 1]
+        fresh += [path for path, stat in own if done.get(path) != stat.st_mtime_ns]
+    each: Callable = map if len(fresh) <= _FEW else _threads().map
+    list(each(_sync, fresh))
+    list(each(sync_folder, folders))
 
 
 def hasten(file: Path) -> None:
-    """Sends a large file that is whole on its way to the disk, while other work goes on.
+    """Sends a large file that is whole and verified to the disk, while other work goes on.
 
-    It may be removed meanwhile, as copied nodes of an index that are not needed are.
+    Its pages are let go of then: the next file gets them, and what other programs have in the page
+    cache stays there. It may be removed meanwhile, as nodes of an index that are not needed are.
     """
-    _under_way[str(file)] = _hasty().submit(_sync, str(file), removed=True)
+    _under_way[str(file)] = _threads().submit(_sync, str(file), passing=True)
 
 
-_under_way: dict[str, futures.Future[None]] = {}
+def ahead(root: Path, names: Iterable[str]) -> None:
+    """Sends small files below a directory to the disk, one after another, while work goes on."""
+
+    def work() -> dict[str, int]:
+        done: dict[str, int] = {}
+        for name in names:
+            done |= _sync(str(root / name))
+        return done
+
+    _under_way[str(root)] = _threads().submit(work)
 
 
-def forget(root: Path) -> list[futures.Future[None]]:
+_under_way: dict[str, futures.Future[dict[str, int]]] = {}
+
+
+def forget(root: Path) -> list[futures.Future[dict[str, int]]]:
     """What is under way below a directory, and is not any longer."""
     names = [name for name in _under_way if Path(name).is_relative_to(root)]
     return [_under_way.pop(name) for name in names]
 
 
 @functools.cache
-def _hasty() -> futures.ThreadPoolExecutor:
-    return futures.ThreadPoolExecutor(4)
+def _threads() -> futures.ThreadPoolExecutor:
+    return futures.ThreadPoolExecutor(_AT_ONCE)
 
 
-def _sync(path: str, *, removed: bool = False) -> None:
+def _sync(path: str, *, passing: bool = False) -> dict[str, int]:
+    """Forces a file to the disk; {its path: when it was last changed before}."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
+            changed = os.fstat(handle).st_mtime_ns
             os.fsync(handle)
+            if passing and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            return {path: changed}
         finally:
             os.close(handle)
     except OSError as error:
-        if removed and isinstance(error, FileNotFoundError):
-            return
+        if passing and isinstance(error, FileNotFoundError):
+            return {}
         raise errors.CheckpointError(
             f"{path}: the disk did not take what was written ({error.strerror}); nothing was "
             "put in place"

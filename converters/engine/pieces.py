@@ -8,6 +8,7 @@ from maxmig import errors
 from maxmig.converters import ops, transfers
 from maxmig.converters.engine import check, tasks
 from maxmig.converters.engine.flat import FlatTarget
+from maxmig.converters.engine.options import Options
 from maxmig.converters.engine.plan import Plan
 from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
@@ -42,7 +43,7 @@ def perform(
     if isinstance(target, Target) and task.payload <= tasks.GROUPED:
         _together(target, list(writes), where, looked)
     else:
-        _streamed(target, writes, where, looked, tasks.under_way(todo.options))
+        _streamed(target, writes, where, looked, todo.options)
     return found
 
 
@@ -73,9 +74,10 @@ def _streamed(
     writes: Iterator[Write],
     where: str,
     looked: bool,
-    at_once: int,
+    options: Options,
 ) -> None:
     """Writes parts and reads them back, several under way at once: each is the work of one core."""
+    at_once = tasks.under_way(options)
     writing: deque[tuple[Write, Any]] = deque()
     reading: deque[tuple[Write, Any]] = deque()
 
@@ -88,6 +90,8 @@ def _streamed(
     def compared() -> None:
         write, future = reading.popleft()
         check.same(write, future.result(), where)
+        if options.fsync and isinstance(target, Target):
+            target.verified(*write[:3], write[3].nbytes)
 
     for write in writes:
         size = max(1, write[3].nbytes)
@@ -119,7 +123,7 @@ def _arrays(
                 data,
             )
         return
-    chunk = source.read(*task.read) if task.read else None
+    chunk = _chunk(task, source, leaves) if task.read else None
     for route, box in task.writes:
         transfer = route.transfer
         kinds = [leaves[path] for path in transfer.sources]
@@ -135,6 +139,20 @@ def _arrays(
             )
             arrays.append(chunk[tuple(inside)])
         yield route.name, route.array, box, ops.make(transfer, box, kinds, arrays)
+
+
+def _chunk(task: tasks.Piece, source: Storage, leaves: dict[Any, Leaf]) -> Any:
+    """The chunk of the source that a piece is made of; as bfloat16 if only that is wanted."""
+    assert task.read is not None
+    path, box = task.read
+    wanted = {route.transfer.leaf.dtype for route, _ in task.writes}
+    if (
+        leaves[path].dtype == "float32"
+        and wanted == {"bfloat16"}
+        and isinstance(source, orbax.Orbax)
+    ):
+        return source.read_narrowed(path, box)
+    return source.read(path, box)
 
 
 def make(item: transfers.Made) -> Any:

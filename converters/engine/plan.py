@@ -106,7 +106,7 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
         CheckpointError: the source's metadata are damaged, or links lead out of it.
     """
     ocdbt = routes.target_ocdbt(conversion, options)
-    documents.check_names(conversion, ocdbt=ocdbt)
+    documents.check_leaves(conversion, ocdbt=ocdbt)
     linkable, notes = _linkable(conversion, destination, options)
     chosen = tuple(routes.choose(conversion, options, linkable))
     version = routes.target_zarr(conversion, options)
@@ -214,5 +214,5 @@ def workers(todo: Plan) -> Workers:
     largest = todo.floor - BASE
     free = max(todo.options.max_memory - BASE, largest, MIB)
     keep = free >= 4 * largest  # memory that is kept is up to twice of what is in use
-    threads = todo.options.threads or max(1, 2 * min(8, os.cpu_count() or 1))
+    threads = todo.options.threads or min(8, os.cpu_count() or 1) + 1
     return Workers(threads, free // 2 if keep else free, keep)

@@ -53,6 +53,7 @@ class Recording:
         for item in conversion.made:
             name = orbax_tree.name_of(item.target)
             self._arrays[name] = (item.target, item.leaf, made[item.target])
+        self._flat = conversion.container == "safetensors"  # its names are whole paths
         self._found: Found = {}
 
     def written(
@@ -60,12 +61,11 @@ class Recording:
         target: "Target | FlatTarget",
         writes: "list[tuple[str, zarr.Array, Box, np.ndarray]]",
     ) -> Found:
-        """The checksums of boxes that one piece writes; of a file there are none."""
+        """The checksums of boxes that one piece writes."""
         found: Found = {}
-        if isinstance(target, Target):
-            for name, _, box, data in writes:
-                leaf, chunk = self._kind(name)
-                found.setdefault(name, {}).update(record.sums(leaf.shape, chunk, box, data))
+        for name, _, box, data in writes:
+            leaf, chunk = self._kind(name)
+            found.setdefault(name, {}).update(record.sums(leaf.shape, chunk, box, data))
         return found
 
     def add(self, found: Found) -> None:
@@ -103,14 +103,16 @@ class Recording:
             found = self._found.get(name, {})
             total = record.count(leaf.shape, chunk)
             if len(found) == total:
-                arrays[path] = Sums(leaf, chunk, tuple(found[at] for at in range(total)))
+                arrays[(name,) if self._flat else path] = Sums(
+                    leaf, chunk, tuple(found[at] for at in range(total))
+                )
         return Record(arrays)
 
-    def write(self, items: str) -> None:
+    def write(self, items: str, *name: str) -> None:
         """Writes the record beside the result's metadata, if there is anything in it."""
         told = self.record()
         if told.arrays:
-            record.write(items, told)
+            record.write(items, told, *name)
 
     def _kind(self, name: str) -> tuple[Leaf, tuple[int, ...]]:
         _, leaf, array = self._arrays[name]

@@ -19,7 +19,7 @@ from maxmig import errors
 from maxmig.converters.engine import copies, durable, pool
 from maxmig.converters.engine.routes import Route
 from maxmig.converters.engine.target import Target
-from maxmig.converters.storage import files, kv, ocdbt, orbax, orbax_tree
+from maxmig.converters.storage import files, kv, orbax, orbax_tree
 
 MANIFEST = ".source-manifest"
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
@@ -96,7 +96,11 @@ def link_all(
         if how.fsync:
             durable.hasten(made)
 
-    with futures.ThreadPoolExecutor(_THREADS if how.copy else 1) as executor:
+    if not how.copy:
+        for name in names:
+            one(name)
+        return compared
+    with futures.ThreadPoolExecutor(_THREADS) as executor:
         for future in [executor.submit(one, name) for name in names]:
             future.result()
     return compared
@@ -213,7 +217,8 @@ def _share_database(
     old = kv.ocdbt(target.url, manifest=str(manifest))
     copy_keys(old, target.store, wanted)
     shutil.rmtree(manifest)
-    for file in index.nodes - ocdbt.index(target.url).files:
+    target.changed()
+    for file in index.nodes - target.seen.index.files:
         (to_root / file).unlink()
 
 
@@ -251,7 +256,7 @@ def _same(source: orbax.Orbax, target: Target, wanted: Mapping[str, str]) -> Ite
             if not _identical(source, origin, target, name):
                 yield name
         return
-    old, new = source.index.values, ocdbt.index(target.url).values
+    old, new = source.index.values, target.seen.index.values
     known: dict[str, bool] = {}
     for name, origin in wanted.items():
         here = new.get(name)

@@ -1,17 +1,24 @@
 """The result while it is written: an Orbax tree in a directory that nobody looks at yet."""
 
+import dataclasses
 import functools
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxmig.converters.storage import items, kv, ocdbt, orbax, zarr
+from maxmig.converters.engine import durable
+from maxmig.converters.storage import decode, items, kv, ocdbt, orbax, zarr
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 4096
+_LARGE = 1 << 20  # bytes: smaller files are forced to the disk together, at the end
+_TOGETHER = 8 << 20  # bytes that are verified before a database's new files are looked for,
+_EACH = 8 << 10  # and as many more for each file there is: looking takes time
+_UNFINISHED = ".__lock"  # TensorStore writes a file under such a name, and renames it
 
 
 class Target:
@@ -31,6 +38,9 @@ class Target:
         self.url = url
         self.compared: set[Path] = set()  # files that are known to be copies, byte for byte
         self.ocdbt = use_ocdbt
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._hastened: set[Path] = set()
         self._folder = folder
         self.parts = {
             item: Target(kv.join(url, item), use_ocdbt=use_ocdbt, folder=folder) for item in parts
@@ -71,6 +81,10 @@ class Target:
         """The result as a reader sees it, who comes when all is written."""
         return items.Items(self.url, tuple(self.parts)) if self.parts else orbax.Orbax(self.url)
 
+    def changed(self) -> None:
+        """Lets go of what was seen, because more has been written."""
+        self.__dict__.pop("seen", None)
+
     def describe(self, arrays: Iterable[tuple[str, zarr.Array]]) -> None:
         """Writes the metadata of arrays, by their names."""
         import itertools
@@ -88,6 +102,27 @@ class Target:
         """One array, ready for reading and writing."""
         return orbax.open_array(self.store, name, array, **_options())
 
+    def verified(self, name: str, array: zarr.Array, box: Box, nbytes: int) -> None:
+        """Takes note that a box is read back: its file, if it is local, can go to the disk."""
+        _, other, rest = self.apart(name)
+        if kv.is_url(other.url):
+            return
+        if not other.ocdbt:
+            place = decode.only_value(array, box)
+            if place is not None and nbytes >= _LARGE:
+                durable.hasten(Path(other.url) / rest / array.key(place))
+            return
+        with other._lock:
+            other._waiting += nbytes
+            if other._waiting < _TOGETHER + _EACH * len(other._hastened):
+                return
+            other._waiting = 0
+            files = set((Path(other._database) / "d").iterdir()) - other._hastened
+            came = [file for file in files if file.suffix != _UNFINISHED]
+            other._hastened.update(came)
+        for file in came:
+            durable.hasten(file)
+
     def write(
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
     ) -> Any:
@@ -101,10 +136,31 @@ class Target:
         index = tuple(slice(start, stop) for start, stop in box)
         return opened[index].write(data, can_reference_source_data_indefinitely=True)
 
-    def read(self, name: str, array: zarr.Array, box: Box) -> Any:
-        """Reads one box back: the future of an array."""
-        index = tuple(slice(start, stop) for start, stop in box)
-        return self.opened(name, array)[index].read()
+    def read(self, name: str, array: zarr.Array, box: Box) -> "Reading":
+        """Begins to read one box back."""
+        place = decode.only_value(array, box)
+        stored = None if place is None else self.store.read(f"{name}/{array.key(place)}")
+        return Reading(self, name, array, box, stored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A box that is being read back."""
+
+    target: Target
+    name: str
+    array: zarr.Array
+    box: Box
+    stored: Any  # the future of the value that holds all of it, if there is one
+
+    def result(self) -> "np.ndarray":
+        """Waits for it, and decodes it."""
+        value = None if self.stored is None else self.stored.result().value
+        found = decode.box(self.array, self.box, value or None)
+        if found is not None:
+            return found
+        index = tuple(slice(start, stop) for start, stop in self.box)
+        return self.target.opened(self.name, self.array)[index].read().result()
 
 
 def _options() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from maxmig.converters.layouts import (
     maxtext_nnx,
     nnx,
     nnx_optimizer,
+    nnx_pair,
     nnx_state,
     to_linen,
     to_nnx,
@@ -43,16 +44,19 @@ __all__ = [
 
 _MODULES = (
     *(linen, nnx, maxtext_nnx, linen_state, linen_variables, linen_params),
-    *(nnx_state, nnx_optimizer, to_nnx, to_linen, tunix),
+    *(nnx_state, nnx_optimizer, nnx_pair, to_nnx, to_linen, tunix),
 )
 LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
 ALIASES = {"maxtext-linen": "linen"}
 BARE = ("linen-params", "nnx-state", "to-nnx")  # they have no level above the model
 _MAXTEXT = ("linen", "nnx", "maxtext-nnx")
+_LINEN_STATES = ("linen", "linen-state")
+_NNX_STATES = ("nnx", "nnx-optimizer", "nnx-pair", "tunix")
 
 # Which layout is meant by `--to linen` and `--to nnx`, for a source of each layout.
 _LINEN_OF = {
     "nnx-optimizer": "linen-state",
+    "nnx-pair": "linen-state",
     "tunix": "linen-state",
     "nnx-state": "linen-variables",
     "to-nnx": "linen-variables",
@@ -81,12 +85,22 @@ def get(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def twin(source: Layout, to: str) -> Layout:
+def twin(source: Layout, to: str, origin: object = None) -> Layout:
     """What `--to` means for a source: `linen` and `nnx` are the twins in the source's own family.
+
+    Args:
+        source: its layout.
+        to: what was said.
+        origin: the layout of the checkpoint that the source was made of, if it remembers one: what
+            went from whole states in one framework to the other comes back in the same layout.
 
     Raises:
         ConfigError: there is no such layout.
     """
+    ways = {"linen": (_LINEN_STATES, _NNX_STATES), "nnx": (_NNX_STATES, _LINEN_STATES)}
+    there, here = ways.get(to, ((), ()))
+    if origin in there and source.name in here:
+        return LAYOUTS[str(origin)]
     if to == "linen":
         if source.name in _MAXTEXT:
             return LAYOUTS["linen"]
@@ -95,7 +109,7 @@ def twin(source: Layout, to: str) -> Layout:
     if to == "nnx":
         if source.name in _MAXTEXT:
             return LAYOUTS["nnx"]
-        own = source if source.name in ("nnx-state", "nnx-optimizer", "tunix") else None
+        own = source if source.name in ("nnx-state", *_NNX_STATES) else None
         return own or LAYOUTS[_NNX_OF[source.name]]
     return get(to)
 

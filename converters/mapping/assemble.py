@@ -153,7 +153,7 @@ def metadata(
     """The source's metadata, with what changed, and what leads back to the source."""
     from maxmig.checkpoint import store
 
-    gone = ("versions", "skeleton", "form", "origin")
+    gone = ("versions", "skeleton", "form", "origin", back.WAY)
     own = {key: value for key, value in source.own.items() if key not in gone}
     params = state.params
     scanned = any(stacks.scanned(path) is not None for path in params)

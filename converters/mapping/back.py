@@ -8,9 +8,12 @@ from maxmig import errors
 from maxmig.converters import layouts
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout
-from maxmig.converters.mapping import carry, files, rules
+from maxmig.converters.mapping import carry, files, relayouts, rules
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import State
+from maxmig.converters.stacks import NAMES
+
+WAY = "way_back"  # in the metadata: see `Way`
 
 
 def origin(source: Checkpoint, target: Layout, scan: bool | None) -> dict[str, Any] | None:
@@ -36,8 +39,13 @@ def origin(source: Checkpoint, target: Layout, scan: bool | None) -> dict[str, A
 
 def bare(source: Checkpoint) -> bool:
     """Whether a source was made of bare parameters of Linen's: so they come back."""
+    return home(source) == "linen-params"
+
+
+def home(source: Checkpoint) -> object:
+    """The layout of the checkpoint that a source was made of, if it remembers one."""
     found = source.own.get("origin")
-    return isinstance(found, Mapping) and found.get("layout") == "linen-params"
+    return found.get("layout") if isinstance(found, Mapping) else None
 
 
 def out(source: Checkpoint, state: State, origin: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -47,6 +55,72 @@ def out(source: Checkpoint, state: State, origin: Mapping[str, Any]) -> tuple[Ru
     boxes = {f"params/{path}" for path in (origin.get("form") or {}).get("boxed", ())}
     state.boxed |= {s for path in boxes & state.items.keys() for s in state.items[path].sources}
     return done
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """What leads to the leaves of the checkpoint from which all conversions began.
+
+    There is nothing in it where these only changed what a canonical path and an array do not tell:
+    layout, spelling, stacks with known names, recurrent cells.
+
+    Attributes:
+        rules: in their order.
+        axis: the layer axis there, if that checkpoint's metadata told it.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    axis: int | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As the metadata keep it."""
+        return {"rules": [rule.data() for rule in self.rules], "param_scan_axis": self.axis}
+
+
+def first(source: Checkpoint) -> Way:
+    """The way that a checkpoint's metadata tell.
+
+    Raises:
+        ConfigError: they are damaged.
+    """
+    told = source.own.get(WAY) or {}
+    if not isinstance(told, Mapping):
+        raise errors.ConfigError(f"{source.place}: its metadata: {WAY}: expected rules, got {told}")
+    found = files.parse({"rules": told.get("rules") or []}, f"{source.place}: its metadata")
+    return Way(found.rules, told.get("param_scan_axis"))
+
+
+def way(source: Checkpoint, done: tuple[Rule, ...], scanning: tuple[Rule, ...]) -> Way:
+    """The way from a result.
+
+    Args:
+        source: what it is made of.
+        done: all rules that were carried out on it.
+        scanning: those of them that stack layers or take them apart, if a name tells the way back.
+    """
+    earlier = first(source)
+    if not earlier.rules and all(_same_leaves(rule, scanning) for rule in done):
+        return Way()
+    try:
+        both = [(rule.inverse(), rule) for rule in reversed(done)]
+    except errors.ConvertError:  # such a rule has no way back
+        return Way()
+    found: list[tuple[Rule, Rule]] = [(back, rule) for back, rule in both if back is not None]
+    for rule in earlier.rules:
+        if found and found[-1][1] == rule:
+            found.pop()  # this conversion went that way
+        else:
+            found.append((rule, rule))
+    axis = earlier.axis if earlier.rules else source.own.get("param_scan_axis")
+    return Way(tuple(back for back, _ in found), axis)
+
+
+def _same_leaves(rule: Rule, scanning: tuple[Rule, ...]) -> bool:
+    """Whether a rule changes no leaf that is not compared in one form in any case."""
+    if isinstance(rule, rules.MoveAxis):
+        return rule.at.rpartition("/")[2] in NAMES
+    cell = isinstance(rule, rules.Layer) and rule.kind in relayouts.KINDS
+    return cell or rule in scanning or isinstance(rule, rules.Listed | rules.Random | rules.Drop)
 
 
 def spelling(

@@ -43,7 +43,20 @@ def out(
                 raise
             where = f"{told[number]}: " if number < len(told) else ""
             raise errors.ConfigError(f"{where}{strictly.spelt(each)}: {error}") from error
+    if strict:
+        _refuse_leaves_in_leaves(state)
     return tuple(done)
+
+
+def _refuse_leaves_in_leaves(state: State) -> None:
+    above = (
+        (path[:at], path)
+        for path in state.items
+        for at, letter in enumerate(path)
+        if letter == "/" and path[:at] in state.items
+    )
+    if problems := [f"{leaf}: is a leaf, and holds {path}" for leaf, path in above]:
+        raise errors.ConfigError("the mapping cannot be done:\n  " + "\n  ".join(problems))
 
 
 def _checked(state: State, rule: Rule, strict: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from maxmig import errors, trees
-from maxmig.converters import flat, layouts, leaves, names
+from maxmig.converters import axes, flat, layouts, leaves, names
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
@@ -17,6 +17,7 @@ from maxmig.converters.mapping import (
     fields,
     files,
     optimizers,
+    restack,
     rules,
     steps,
     values,
@@ -149,8 +150,12 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     written, kept = _written(target, state, form, chosen.container)
     done = (*typed, *done)
     metadata = assemble.metadata(source, target, state, kept, done, axis, assemble.given(recorded))
-    if kept_apart := auto.remembered(scanning):
+    kept_apart = auto.remembered(scanning)
+    if kept_apart:
         metadata["maxmig"]["stacks"] = [rule.data() for rule in rules.invert(kept_apart)]
+    way = back.way(source, done, () if kept_apart else scanning)
+    if way.rules:
+        metadata["maxmig"][back.WAY] = way.data()
     builder = assemble.Builder(source, target, state, written, form, chosen.container)
     seed = chosen.seed if chosen.seed is not None else int(source.own.get("seed") or 0)
     found = Document(source.layout.name, target.name, done, fields=named)
@@ -174,6 +179,8 @@ def _carried(
     """
     scan, scan_axis, from_axis = chosen.scan, chosen.scan_axis, chosen.from_scan_axis
     remembered = source.own.get("param_scan_axis")
+    if from_axis is not None:
+        axes.layer_axis(source.leaves, from_axis)  # refused also where no layer is touched
     carry.together(state, remembered if from_axis is None else from_axis)
     if document is not None:
         done = carry.out(state, document.rules, strict=True, told=document.places)
@@ -185,7 +192,7 @@ def _carried(
     own = () if scan is None else back.stacks(source, state, scan, told)
     if scan and scan_axis is None and not source.scan_layers:
         scan_axis = remembered  # the way back restores the stacks as they were
-    axis = _axis_after(done, _source_axis(source, from_axis))
+    axis = restack.axis_after(done, _source_axis(source, from_axis))
     scanning: tuple[Rule, ...] = own
     if own:
         axis = own[-1].axis
@@ -230,7 +237,9 @@ def _target(source: Checkpoint, to: str | None, document: Document | None) -> La
         )
     if to is None and told is None:
         raise errors.ConfigError("expected a layout for the result (--to LAYOUT)")
-    found = layouts.twin(source.layout, to or str(told))
+    if to is None or (told is not None and layouts.get(to).name == told):
+        return layouts.get(str(told))  # a file names it literally
+    found = layouts.twin(source.layout, to, back.home(source))
     if to == "linen" and found.name == "linen-variables" and back.bare(source):
         found = layouts.get("linen-params")
     if told is not None and found.name != told:
@@ -260,15 +269,6 @@ def _source_axis(source: Checkpoint, told: int | None) -> int | None:
         return told
     found = source.own.get("param_scan_axis")
     return found if isinstance(found, int) else None
-
-
-def _axis_after(done: tuple[Rule, ...], axis: int | None) -> int | None:
-    """The layer axis after rules that move it, as a file or the way back may have them."""
-    moved = [rule for rule in done if isinstance(rule, rules.MoveAxis)]
-    if any(axis is None or axis >= rule.source for rule in moved):
-        return max(rule.target for rule in moved)
-    stacked = [rule.axis for rule in done if isinstance(rule, rules.Stack)]
-    return max(stacked) if stacked and axis is None else axis
 
 
 def _form(
@@ -379,8 +379,12 @@ def _written(
 
 
 def _check_keys(written: Written) -> None:
-    """No key may lead out of the result's directory, or be invisible."""
+    """No key may lead out of the result's directory, or be invisible; no tree be too deep."""
     for path in written:
+        try:
+            leaves.check_depth(path)
+        except ValueError as error:
+            raise errors.ConvertError(str(error)) from error
         for key in path:
             text = str(key)
             if text in ("", ".", "..") or not text.isprintable():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from maxmig.converters import skeletons
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import auto, carry
+from maxmig.converters.mapping import auto, carry, rules
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import State, start
 
@@ -16,7 +16,6 @@ def plan(
     scan: bool | None = None,
     axis: int | None = None,
     source_axis: int | None = None,
-    rules: Sequence[Rule] = (),
 ) -> tuple[State, int | None]:
     """The state in another scan layout, of stacks with known names, and its layer axis.
 
@@ -26,13 +25,34 @@ def plan(
         scan: stack the layers, take them apart, or None: leave them.
         axis: the layer axis of the result; None keeps the source's, or takes the default.
         source_axis: the layer axis of the source, where it is known; None tells it from the shapes.
-        rules: a user's own, which are carried out first.
 
     Raises:
         ConvertError: layers are missing or differ, or a leaf does not follow its parameter.
     """
     state = start(leaves, skeleton)
-    carry.out(state, rules, strict=True)
+    return state, on(state, scan=scan, axis=axis, source_axis=source_axis)
+
+
+def on(
+    state: State,
+    *,
+    scan: bool | None = None,
+    axis: int | None = None,
+    source_axis: int | None = None,
+    todo: Sequence[Rule] = (),
+) -> int | None:
+    """The same of a state that is changed; `todo` are a user's rules, carried out first."""
+    done = carry.out(state, todo, strict=True)
+    source_axis = axis_after(done, source_axis)
     scanning, found = auto.scan(state, scan=scan, axis=axis, source_axis=source_axis, known=True)
     carry.out(state, scanning)
-    return state, found
+    return found
+
+
+def axis_after(done: Sequence[Rule], axis: int | None) -> int | None:
+    """The layer axis after rules that move it, as a file or the way back may have them."""
+    moved = [rule for rule in done if isinstance(rule, rules.MoveAxis)]
+    if any(axis is None or axis >= rule.source for rule in moved):
+        return max(rule.target for rule in moved)
+    stacked = [rule.axis for rule in done if isinstance(rule, rules.Stack)]
+    return max(stacked) if stacked and axis is None else axis

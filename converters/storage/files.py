@@ -1,6 +1,7 @@
 """The small files of a directory or bucket, and what may go wrong with them."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,38 @@ def walk(directory: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry]]:
             yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
         else:
             yield f"{prefix}{entry.name}", entry
+
+
+class Part:
+    """A part of a file that is open: all of it, unless told otherwise."""
+
+    def __init__(self, file: "io.FileIO", start: int = 0, size: int | None = None):
+        self._file, self._at = file, start
+        self._stop = os.fstat(file.fileno()).st_size if size is None else start + size
+
+    def __len__(self) -> int:
+        return max(0, self._stop - self._at)
+
+    def __getitem__(self, wanted: slice) -> bytes:
+        start, stop, _ = wanted.indices(len(self))
+        return os.pread(self._file.fileno(), stop - start, self._at + start)
+
+    def upto(self, size: int) -> "Part":
+        """The beginning of it."""
+        return Part(self._file, self._at, min(size, len(self)))
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        left = len(self)
+        data = os.pread(self._file.fileno(), left if size < 0 else min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, room: memoryview) -> int:
+        """Puts the next bytes into a buffer; tells how many."""
+        count = os.preadv(self._file.fileno(), [room[: len(self)]], self._at)
+        self._at += count
+        return count
 
 
 def check_links(root: Path) -> None:

@@ -4,6 +4,7 @@ The first key of a path names the item: Tunix keeps `model_params` and `optimize
 """
 
 import functools
+import re
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -107,6 +108,33 @@ def locate(path: str, step: int | None = None) -> Orbax:
         CheckpointError: there is nothing, nothing whole, or nothing readable there.
     """
     return _remote(path.rstrip("/"), step) if kv.is_url(path) else of(places.locate(path, step))
+
+
+def above(url: str) -> tuple[str, DiskPath] | None:
+    """The checkpoint in a bucket that a path leads into, and the keys behind it; None: none.
+
+    Only small reads and a list of names that begin with a digit: whatever else lies in the bucket
+    is not looked at.
+    """
+    scheme, _, rest = url.partition("://")
+    parts = rest.strip("/").split("/")
+    for cut in range(len(parts) - 1, 0, -1):
+        found, keys = f"{scheme}://{'/'.join(parts[:cut])}", tuple(parts[cut:])
+        if _holds(found):
+            return None if keys[0].isdigit() else (found, keys)  # a step that is not there
+    return None
+
+
+def _holds(url: str) -> bool:
+    """Whether a tree, a step or a directory of steps is there."""
+    import tensorstore as ts
+
+    there = files.Files(url)
+    if any(there.read(name) is not None for name in (orbax_tree.TREE, places.STEP_METADATA)):
+        return True
+    with files.reading(url):
+        found = kv.directory(url).list(ts.KvStore.KeyRange("0", ":")).result()
+    return any(re.fullmatch(rf"\d+/{re.escape(places.MARKER)}", key.decode()) for key in found)
 
 
 def _remote(url: str, step: int | None) -> Orbax:

@@ -19,7 +19,6 @@ from maxmig.converters.storage.mapped import Extent, Mapped
 
 CHUNKED = "__msgpack_chunked_array__"
 LARGEST = 2**30  # bytes of one array: flax cuts larger ones into flat chunks
-_DEPTH = 200
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _NATIVE = {bool: "bool", int: "int64", float: "float64"}
 _NUMBERS = {
@@ -167,8 +166,8 @@ class _Walker:
         self.data, self.at = data, 0
 
     def value(self, depth: int) -> Any:
-        if depth > _DEPTH:
-            raise ValueError(f"nested deeper than {_DEPTH}")
+        if depth > trees.DEEPEST:
+            raise ValueError(f"nested deeper than {trees.DEEPEST} levels")
         kind = self._take(1)[0]
         if kind <= 0x7F or kind >= 0xE0:
             return _Native(kind if kind <= 0x7F else kind - 256)
@@ -211,7 +210,7 @@ class _Walker:
         if self._take(1)[0] != 0x93:
             raise ValueError("an array that is no (shape, type, bytes)")
         shape = tuple(item.value for item in self.value(0))
-        told = self.value(_DEPTH).value
+        told = self.value(trees.DEEPEST).value
         dtype = told.decode() if isinstance(told, bytes) else str(told)
         kind = self._take(1)[0]
         if 0xC4 <= kind <= 0xC6:
@@ -228,7 +227,7 @@ class _Walker:
         return _Found(dtype, shape, ((start, math.prod(shape)),), scalar=code == _SCALAR)
 
     def _key(self) -> str:
-        found = self.value(_DEPTH)
+        found = self.value(trees.DEEPEST)
         if not isinstance(found, _Native):
             raise ValueError("a key that is no string")
         return found.value.decode() if isinstance(found.value, bytes) else str(found.value)

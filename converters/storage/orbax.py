@@ -3,6 +3,7 @@
 Nothing is loaded but what is asked for, and nothing is ever written. JAX and Orbax are not needed.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import places, transfers
+from maxmig.converters import narrow, places, transfers
 from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
-from maxmig.converters.storage import files, kv, ocdbt, orbax_tree, zarr
+from maxmig.converters.storage import decode, files, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
 from maxmig.converters.transfers import Box
 
@@ -122,7 +123,9 @@ class Orbax:
 
     @functools.cached_property
     def index(self) -> ocdbt.Index:
-        """What the database refers to; of an OCDBT tree only."""
+        """What the database refers to; of an OCDBT tree only, and without arrays there is none."""
+        if all(entry.hole is not None for entry in self.told.entries.values()):
+            return ocdbt.Index({}, frozenset(), {})
         return ocdbt.index(self.items)
 
     @functools.cached_property
@@ -207,12 +210,47 @@ class Orbax:
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
         """One box of a leaf, or all of it."""
         box = transfers.whole(self._logical(path)) if box is None else box
+        if (found := self._decoded(path, box)) is not None:
+            return found
         opened = self._opened(path)
         index = tuple(slice(start, stop) for start, stop in box)
         try:
             return opened[index].read().result()
         except Exception as error:
             raise self._damaged(path, box, error) from error
+
+    def read_narrowed(self, path: DiskPath, box: Box) -> "np.ndarray":
+        """One box of a float32 leaf as bfloat16, cast while it is decoded where that can be."""
+        found = self._decoded(path, box, narrowed=True)
+        return narrow.narrowed(self.read(path, box)) if found is None else found
+
+    def _decoded(self, path: DiskPath, box: Box, *, narrowed: bool = False) -> "np.ndarray | None":
+        """A box that lies in one stored value of a usual form; None: TensorStore reads it."""
+        array = self.arrays[path]
+        if (place := decode.only_value(array, box)) is None:
+            return None
+        name = f"{orbax_tree.name_of(path)}/{array.key(place)}"
+        try:
+            with self._value(name) as value:
+                return decode.box(array, box, value, narrowed=narrowed)
+        except Exception:  # TensorStore tells what is wrong
+            return None
+
+    @contextlib.contextmanager
+    def _value(self, name: str) -> "Iterator[bytes | files.Part | None]":
+        """A stored value; None where there is none, or it is not for us."""
+        if kv.is_url(self.items):
+            result = self.store.read(name).result()
+            yield result.value if result.state == "value" else None
+            return
+        file, start, size = self.index.values[name] if self.told.ocdbt else (name, 0, None)
+        if not file:
+            yield self.index.inline[name]
+        elif ".." in file.split("/"):
+            yield None
+        else:
+            with (Path(self.items) / file).open("rb", 0) as opened:
+                yield files.Part(opened, start, size)
 
     def _logical(self, path: DiskPath) -> Leaf:
         leaf = self.tree()[path]

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters.leaves import DiskPath, Hole, nest, spell
+from maxmig.converters.leaves import DiskPath, Hole, check_depth, nest, spell
 
 TREE, SHARDING, ARRAYS, STRINGS = "_METADATA", "_sharding", "array_metadatas", "_strings.json"
 JAX, NUMPY, SCALAR = "jax.Array", "np.ndarray", "scalar"
 
-_HOLES = {
+HOLES = {
     "None": Hole.NONE,
     "NamedTuple": Hole.NONE,
     "Dict": Hole.EMPTY_DICT,
@@ -25,7 +25,7 @@ _HOLES = {
     "Tuple": Hole.EMPTY_TUPLE,
 }
 TOLD = ("Tuple", "NamedTuple")  # holes of which there is no more than the kind
-_HOLE_KINDS = {hole: kind for kind, hole in _HOLES.items() if kind != "NamedTuple"}
+_HOLE_KINDS = {hole: kind for kind, hole in HOLES.items() if kind != "NamedTuple"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
     @property
     def hole(self) -> Hole | None:
         """What is there instead of an array."""
-        return _HOLES.get(self.kind)
+        return HOLES.get(self.kind)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def parse(
                 int(key["key"]) if key["key_type"] == 1 else str(key["key"])
                 for key in entry["key_metadata"]
             )
+            check_depth(path)
             name = name_of(path)
             kind = entry["value_metadata"]["value_type"]
             found = Entry(kind, impls.get(name), told.get(name))
@@ -140,7 +141,7 @@ def documents(
         told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
     for path, hole in holes.items():
         kind = kinds.get(path, "")
-        kind = kind if kind in TOLD and _HOLES[kind] is hole else _HOLE_KINDS[hole]
+        kind = kind if kind in TOLD and HOLES[kind] is hole else _HOLE_KINDS[hole]
         value = {"value_type": kind, "skip_deserialize": True}
         told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
     tree = {

@@ -6,13 +6,14 @@ stored as their uint32 words; which arrays are such, and of what kind, is in the
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf
+from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, check_depth
 from maxmig.converters.storage import files, zarr
 from maxmig.converters.storage.mapped import Extent, Mapped
 
@@ -48,7 +49,7 @@ def read(path: Path) -> Mapped:
     told: dict[str, Any] = {}
     for file in _files(path):
         header, start = _header(file)
-        for name, value in (header.pop("__metadata__", None) or {}).items():
+        for name, value in (header.pop("__metadata__") or {}).items():
             told.setdefault(name, value)
         for name, entry in header.items():
             if (name,) in arrays:
@@ -57,12 +58,26 @@ def read(path: Path) -> Mapped:
     own = told.pop(_OWN, None)
     holes: dict[DiskPath, Hole] = {}
     if isinstance(own, str):
-        document = json.loads(own)
-        holes = {(name,): Hole(kind) for name, kind in document.pop("holes", {}).items()}
-        for name, impl in document.pop("keys", {}).items():
+        custom, holes, keys = _own(path, own)
+        for name, impl in keys.items():
             arrays[(name,)] = _typed(path, name, impl, arrays.get((name,)))
-        told |= document.get("custom", {})
+        told |= custom
     return Mapped(str(path), arrays, holes, told)
+
+
+def _own(path: Path, text: str) -> tuple[dict[str, Any], dict[DiskPath, Hole], dict[str, Any]]:
+    """What maxmig wrote into the header: custom metadata, holes, and the kinds of random keys."""
+    try:
+        told = json.loads(text)
+        holes: dict[DiskPath, Hole] = {
+            (n,): Hole(kind) for n, kind in told.get("holes", {}).items()
+        }
+        return dict(told.get("custom", {})), holes, dict(told.get("keys", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise errors.CheckpointError(
+            f"{path}: expected what maxmig writes as {_OWN!r} into the header's metadata (JSON), "
+            f"but reading it failed: {error}; the file is damaged: take another copy"
+        ) from error
 
 
 def _typed(
@@ -114,6 +129,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(stream.read(length))
             if not isinstance(header, dict):
                 raise ValueError(f"a header of type {type(header).__name__}")
+            if not isinstance(header.setdefault("__metadata__", {}) or {}, dict):
+                raise ValueError("__metadata__ that are no names with values")
+            for name in header:
+                check_depth(tuple(re.split("[./]", name)))
         except (ValueError, RecursionError) as error:
             raise errors.CheckpointError(
                 f"{file}: expected a safetensors header (JSON), but reading it failed: {error}"

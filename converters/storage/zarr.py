@@ -4,7 +4,6 @@ A stored value is a pure function of the numbers in it, of the shape of its chun
 So arrays whose chunks have the same extents, but for extents of 1, can share values.
 """
 
-import copy
 import functools
 import itertools
 import json
@@ -81,22 +80,27 @@ class Array:
         self, shape: tuple[int, ...], stored: tuple[int, ...], inner: tuple[int, ...]
     ) -> "Array":
         """The metadata of an array of another shape whose values are encoded alike."""
-        document = copy.deepcopy(self.document)
-        document["shape"] = list(shape)
+        document = self.document | {"shape": list(shape)}
         if self.version == 2:
             document["chunks"] = list(stored)
         else:
             if len(shape) != len(self.shape):
                 document.pop("dimension_names", None)
-            document["chunk_grid"]["configuration"]["chunk_shape"] = list(stored)
-            for codec in document["codecs"]:
-                if codec["name"] == "sharding_indexed":
-                    codec["configuration"]["chunk_shape"] = list(inner)
+            document["chunk_grid"] = _with_chunk(document["chunk_grid"], stored)
+            document["codecs"] = [
+                _with_chunk(codec, inner) if codec["name"] == "sharding_indexed" else codec
+                for codec in document["codecs"]
+            ]
         return Array(self.version, shape, self.dtype, stored, inner, self.plain, document)
 
     def encoded(self) -> bytes:
         """The metadata as they are stored."""
         return json.dumps(self.document, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _with_chunk(told: dict[str, Any], chunk: tuple[int, ...]) -> dict[str, Any]:
+    """A part of the metadata of version 3 with another shape of chunks."""
+    return told | {"configuration": told["configuration"] | {"chunk_shape": list(chunk)}}
 
 
 def new(version: int, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...]) -> Array:
@@ -208,8 +212,9 @@ def _name(told: Any) -> str:
 
 def _v2_dtype(name: str) -> str:
     kind = name.rstrip("0123456789")
-    if kind in _V2_LETTERS and name[len(kind) :].isdigit():
-        size = int(name[len(kind) :]) // 8
+    bits = name[len(kind) :]
+    if kind in _V2_LETTERS and bits.isdigit() and int(bits) >= 8:  # int4 keeps its name
+        size = int(bits) // 8
         return f"{'|' if size == 1 else '<'}{_V2_LETTERS[kind]}{size}"
     return _V2_KINDS.get(name, name)
 

@@ -1,7 +1,7 @@
 """Saves a tree together with the checksums of its arrays, taken from memory before it is written.
 
 The record is a part of the save: Orbax waits for it, in the background where it saves so, and then
-renames the whole.
+renames the whole. Each of several processes records the chunks that it holds.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from maxmig.converters import disk, leaves
-from maxmig.converters.compare import record
-from maxmig.converters.compare.record import Record, Sums
-from maxmig.converters.leaves import DiskPath
+from maxmig.converters.compare import parts, record
+from maxmig.converters.compare.parts import Part
+from maxmig.converters.compare.record import Record
+from maxmig.converters.leaves import DiskPath, Leaf
 from maxmig.converters.transfers import Box
 
 LIMIT = 1 << 30  # bytes of a state that is recorded unless something else is asked for
@@ -47,38 +48,40 @@ def _begun(directory: Any, tree: Any, limit: int | None) -> "_Writing | None":
     """The record of a tree whose arrays have just been taken; None where there is to be none."""
     held = {path: value for path, value in leaves.walk(tree) if _is_array(value)}
     size = sum(disk.describe(value).nbytes for value in held.values())
-    if jax.process_index() or (limit is not None and size > limit):
+    if limit is not None and size > limit:
         return None
+    first = not jax.process_index()
     taken = {
         path: (disk.describe(value), list(_shards(value)))
         for path, value in held.items()
-        if not isinstance(value, jax.Array) or _is_whole(value)
+        if first or isinstance(value, jax.Array)  # what all processes have, the first writes
     }
-    return _Writing(directory, taken) if taken else None
+    return _Writing(directory, taken) if held else None
 
 
 class _Writing:
-    """The record under way, as Orbax waits for what a handler has begun."""
+    """The record under way, as Orbax waits for what a handler has begun.
+
+    Args:
+        directory: of the tree.
+        taken: {path: (shape and type, the parts that this process holds)} of arrays.
+    """
 
     def __init__(self, directory: Any, taken: dict[DiskPath, Any]):
         self._directory = directory
         self._taken = taken
 
     def result(self, timeout: float | None = None) -> None:
-        """Writes the record beside the tree, which is in a temporary place still."""
-        arrays = {}
-        for path, (leaf, shards) in self._taken.items():
-            if not shards:  # of a replicated array, where another process has the first copy
-                continue
-            rank = len(leaf.shape)  # the words of random keys ride in a last axis
-            chunk = shards[0][1].shape[:rank]  # as Orbax cuts it, unless it is told otherwise
-            total = record.count(leaf.shape, chunk)
-            found: dict[int, int] = {}
-            for box, data in shards:
-                found |= record.sums(leaf.shape, chunk, box[:rank], data)
-            if len(found) == total:
-                arrays[path] = Sums(leaf, chunk, tuple(found[at] for at in range(total)))
-        record.write(str(Path(self._directory)), Record(arrays))
+        """Writes the record beside the tree, which is in a temporary place still.
+
+        One of several processes writes what it holds into a file of its own.
+        """
+        held = {path: _part(*taken) for path, taken in self._taken.items() if taken[1]}
+        folder = str(Path(self._directory))
+        if jax.process_count() > 1:
+            parts.write(folder, jax.process_index(), jax.process_count(), held)
+            return
+        record.write(folder, Record(parts.whole(held)))
 
     def cancel(self) -> None:
         """Nothing is to be undone."""
@@ -88,23 +91,25 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _is_whole(value: jax.Array) -> bool:
-    """Whether this process, the first, holds all of an array and reads it without the others."""
-    is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return value.is_fully_addressable or (value.is_fully_replicated and not is_key)
+def _part(leaf: Leaf, shards: list[tuple[Box, np.ndarray]]) -> Part:
+    """The checksums of the parts of an array that one process holds."""
+    rank = len(leaf.shape)  # the words of random keys ride in a last axis
+    chunk = shards[0][1].shape[:rank]  # as Orbax cuts it, unless it is told otherwise
+    found: dict[int, int] = {}
+    for box, data in shards:
+        found |= record.sums(leaf.shape, chunk, box, data)
+    return Part(leaf, chunk, found)
 
 
 def _shards(value: Any) -> Iterator[tuple[Box, np.ndarray]]:
-    """The parts of an array on the host, each once: (place, numbers)."""
+    """The parts of an array in this process, each once in all processes: (place, numbers)."""
     if not isinstance(value, jax.Array):
         yield record.whole(value.shape), np.array(value)
         return
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
+    is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
     for shard in value.addressable_shards:
         if shard.replica_id == 0:
-            box = tuple(
-                (index.start or 0, size if index.stop is None else index.stop)
-                for index, size in zip(shard.index, value.shape, strict=True)
-            )
-            yield box, np.asarray(shard.data)  # a donated buffer stays while it is seen
+            spans = zip(shard.index, value.shape, strict=False)  # of keys: without their words
+            box = tuple((i.start or 0, n if i.stop is None else i.stop) for i, n in spans)
+            data = jax.random.key_data(shard.data) if is_key else shard.data
+            yield box, np.asarray(data)  # a donated buffer stays while it is seen

@@ -57,7 +57,7 @@ class Store:
         ocdbt: one database instead of one directory an array.
         zarr3: Zarr version 3 instead of 2.
         checksums: write a record of checksums with the arrays: `on`, `off`, or `auto`: of a state
-            of up to 1 GiB. With several processes the first records what it holds whole.
+            of up to 1 GiB. Each of several processes records the chunks that it holds.
     """
 
     def __init__(

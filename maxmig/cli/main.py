@@ -7,6 +7,7 @@ that verb is asked for.
 import contextlib
 import logging
 import os
+import re
 import shlex
 import sys
 import threading
@@ -78,10 +79,21 @@ def _guarded(argv: list[str]) -> int:
     except OSError as error:
         return _report(type(error).__name__, str(error), ExitCode.INPUT_OUTPUT)
     except Exception as error:
+        if told := _of_the_system(error):
+            return _report(type(error).__name__, told, ExitCode.INPUT_OUTPUT)
         return _report_bug(error, argv)
     if console.settings().json and not console.json_written():
         console.emit_json({"exit_code": code})
     return code
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What the operating system said (the disk is full, ...), which TensorStore wraps in text."""
+    code = re.search(r"\[os_error_code='(\d+)'", str(error))
+    if code is None:
+        return None
+    file = re.search(r'"([^"]+)"', str(error))
+    return f"{file[1] if file else 'a file'}: {os.strerror(int(code[1]))}"
 
 
 def _exit_code_of(leave: SystemExit) -> int:

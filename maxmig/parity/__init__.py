@@ -8,11 +8,14 @@ parity.html.write(report, "parity.html")
 
 from typing import Any
 
-from maxmig.parity import faults, folder, html
-from maxmig.parity.engine import run
-from maxmig.parity.policy import Policy
-from maxmig.parity.report import Report
-from maxmig.parity.results import Check, Coverage, Extreme, Measurement, Verdict
+from maxmig.parity import faults
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.measurement import Extreme, Measurement
+from maxmig.parity.findings.policy import Policy
+from maxmig.parity.findings.subject import Coverage
+from maxmig.parity.pages import folder, html
+from maxmig.parity.reports.report import Report
+from maxmig.parity.rungs.engine import run
 
 __all__ = [
     "Check",

@@ -14,7 +14,7 @@ from maxmig.errors import ConfigError, MaxmigError
 from maxmig.rollout import dangers
 
 if TYPE_CHECKING:
-    from maxmig.parity.card import Card
+    from maxmig.parity.reports.card import Card
 
 MAX_AGE = "14d"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -90,7 +90,7 @@ def find(
     if not cards:
         command = parity_command(str(path), control, candidate)
         return Finding(None, (f"no card was given; `{command}` makes one: --card parity",), None)
-    from maxmig.parity.card import Card, config_digest  # seconds: JAX comes with it
+    from maxmig.parity.reports.card import Card, config_digest  # seconds: JAX comes with it
 
     loaded = [(place, Card.load(place)) for place in cards]
     digest = config_digest(cfg)

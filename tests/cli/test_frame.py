@@ -181,6 +181,15 @@ def test_a_bug_says_so(run, probe, monkeypatch):
     assert "Traceback" in run("probe", "a.yml").err
 
 
+def test_what_the_operating_system_refuses_is_no_bug(run, probe):
+    """TensorStore wraps it in a ValueError."""
+    text = 'RESOURCE_EXHAUSTED: Error writing local file "/disk/a": Failed to write'
+    text += " [os_error_code='28']"
+    probe(raises(ValueError(text)))
+    done = run("probe", "a.yml")
+    assert (done.code, done.err) == (4, "error: /disk/a: No space left on device\n")
+
+
 def test_ctrl_c(run, probe):
     probe(raises(KeyboardInterrupt()))
     done = run("probe", "a.yml")

@@ -74,6 +74,22 @@ def test_nothing_compared_is_3(maxmig, source, tmp_path):
     assert code == 3 and "nothing was compared" in err
 
 
+def test_a_side_that_holds_parameters_only(maxmig, source, tmp_path):
+    """What is missing is a difference, and what to say is told; not where it is not so."""
+    src, made = source("gpt3_linen_scan"), tmp_path / "made"
+    maxmig("ckpt", "convert", src, made, "--to", "nnx", "--params-only")
+    for words, side in (((src, made), "B"), ((made, src), "A")):
+        code, out, err = maxmig("ckpt", "diff", *words)
+        assert code == 1 and out.splitlines()[-1].startswith("50 arrays: 16 =, 34 ")
+        assert f"{side} holds parameters only" in err and "say --only params" in err
+        assert "34 arrays: opt_state, step)" in err
+        code, out, err = maxmig("ckpt", "diff", *words, "--only", "params")
+        assert code == 0 and "holds parameters only" not in err
+    for words in ((src, src), (made, made)):
+        code, _, err = maxmig("ckpt", "diff", *words)
+        assert code == 0 and "holds parameters only" not in err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

@@ -89,6 +89,25 @@ def test_a_step_with_several_trees_asks_for_one(tmp_path):
     assert not (tmp_path / "dst" / "5" / "state").exists()
 
 
+def test_a_checkpoint_of_the_v1_api(tmp_path):
+    """Only the step has a commit marker there, its items have none; and its name is no number."""
+    v1 = pytest.importorskip("orbax.checkpoint.experimental.v1")
+    tree = {"params": {"Dense_0": {"kernel": np.ones((2, 2), np.float32)}}}
+    one, two = tmp_path / "one", tmp_path / "two"
+    v1.save(one, tree)
+    v1.save_checkpointables(two, {"state": tree, "ema": tree})
+    _convert(one, tmp_path / "made", "nnx")
+    np.testing.assert_array_equal(
+        v1.load(tmp_path / "made" / "0")["Dense_0"]["kernel"]["value"], np.ones((2, 2))
+    )
+    with pytest.raises(errors.CheckpointError, match="holds 2: ema, state; give the path"):
+        inspect.inspect(two)
+    assert inspect.inspect(two / "ema").layout == "linen-variables"
+    (one / "orbax.checkpoint").unlink()
+    with pytest.raises(errors.CheckpointError, match="missing in one of one/ and state/"):
+        inspect.inspect(one)
+
+
 def test_a_file_of_flax_needs_no_suffix_and_goes_there_and_back(tmp_path):
     (tmp_path / "src").mkdir()
     file = tmp_path / "src" / "checkpoint_5"

@@ -16,7 +16,7 @@ from flax import nnx
 from maxmig import errors
 from maxmig.cli import main as cli
 from maxmig.parity import Pair, pairs
-from maxmig.parity.results import Verdict
+from maxmig.parity.findings.check import Verdict
 
 FAST = ("L2",)
 X = zoo.normal(4, 8)

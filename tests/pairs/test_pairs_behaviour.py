@@ -12,7 +12,7 @@ from flax import nnx
 from maxmig import errors
 from maxmig.cli import main as cli
 from maxmig.parity import Pair, pairs
-from maxmig.parity.results import Verdict
+from maxmig.parity.findings.check import Verdict
 
 VOCAB = 16
 
@@ -133,7 +133,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
 
 
 def test_divergence_of_what_is_excluded() -> None:
-    from maxmig.parity import distributions
+    from maxmig.parity.findings import distributions
 
     a, b = np.log([[0.5, 0.5, 1e-300]]), np.log([[0.25, 0.75, 1e-300]])
     a[0, 2] = -np.inf

@@ -9,8 +9,11 @@ from flax import linen as nn
 from flax import nnx
 
 from maxmig.cli.parity import terminal
-from maxmig.parity import Pair, Report, html, pairs, wording
-from maxmig.parity.results import Check, Measurement, Ratio
+from maxmig.parity import Pair, Report, pairs
+from maxmig.parity.findings.check import Check
+from maxmig.parity.findings.measurement import Measurement, Ratio
+from maxmig.parity.pages import html
+from maxmig.parity.reports import wording
 
 
 class LinenNet(nn.Module):

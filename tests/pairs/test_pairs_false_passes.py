@@ -15,10 +15,10 @@ from jax import lax
 
 from maxmig import errors
 from maxmig.parity import Pair, pairs
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import engine, later, recording
-from maxmig.parity.record import Recording
-from maxmig.parity.report import Report
-from maxmig.parity.results import Verdict
+from maxmig.parity.recordings.recording import Recording
+from maxmig.parity.reports.report import Report
 
 Fn = Callable[[Any, Any, Any, Any], Any]
 X = zoo.normal(3, 4)

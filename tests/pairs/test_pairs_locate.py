@@ -12,8 +12,8 @@ import pytest
 
 from maxmig import errors
 from maxmig.cli.main import main
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import locate
-from maxmig.parity.results import Verdict
 
 
 def test_equal_modules_are_proved() -> None:

@@ -16,10 +16,10 @@ from flax import nnx
 
 from maxmig import errors
 from maxmig.parity import Pair, pairs
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import confirm, engine
 from maxmig.parity.pairs import mapping as mappings
 from maxmig.parity.pairs.mapping import Entry, Mapping
-from maxmig.parity.results import Verdict
 
 FAST = ("L2",)
 X = zoo.normal(4, 8)

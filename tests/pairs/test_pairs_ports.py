@@ -15,8 +15,8 @@ from flax import nnx
 
 from maxmig.cli import main as cli
 from maxmig.parity import Pair, pairs
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import engine
-from maxmig.parity.results import Verdict
 
 X = zoo.normal(2, 5, 8)
 FLAX = tuple(map(int, flax.__version__.split(".")[:3]))

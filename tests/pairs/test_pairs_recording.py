@@ -13,10 +13,11 @@ from flax import nnx
 
 from maxmig import errors
 from maxmig.cli import main as cli
-from maxmig.parity import Pair, request
+from maxmig.parity import Pair
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import later, noise, recording
-from maxmig.parity.record import Recording
-from maxmig.parity.results import Verdict
+from maxmig.parity.recordings.recording import Recording
+from maxmig.parity.rungs import request
 
 X = zoo.normal(4, 8)
 

@@ -9,9 +9,10 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from maxmig.parity import catalogue, pairs
+from maxmig.parity import pairs
 from maxmig.parity.pairs import engine, streams
 from maxmig.parity.pairs.streams import Request
+from maxmig.parity.reports import catalogue
 
 X = zoo.normal(4, 8)
 LAYERS = 3

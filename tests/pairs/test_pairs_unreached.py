@@ -12,8 +12,8 @@ from flax import nnx
 from jax import lax
 
 from maxmig.parity import pairs
-from maxmig.parity.report import Report
-from maxmig.parity.results import Verdict
+from maxmig.parity.findings.check import Verdict
+from maxmig.parity.reports.report import Report
 
 Fn = Callable[[Any], Any]
 

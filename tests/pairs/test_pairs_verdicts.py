@@ -6,8 +6,8 @@ import pairs_zoo as zoo
 import pytest
 
 from maxmig.parity import pairs
-from maxmig.parity.report import Report
-from maxmig.parity.results import Verdict
+from maxmig.parity.findings.check import Verdict
+from maxmig.parity.reports.report import Report
 
 # Where real arrays alone are the point of the test.
 NATIVE_ONLY = {"untied", "stopped", "exchanged", "gru"}

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from maxmig import parity
-from maxmig.parity import Verdict, decode, distributions, faults
-from maxmig.parity.decode import Continuation
+from maxmig.parity import Verdict, faults
+from maxmig.parity.findings import distributions
+from maxmig.parity.rungs import decode
+from maxmig.parity.rungs.decode import Continuation
 
 SHAPE = (2, 40, 50)
 
@@ -67,7 +69,7 @@ def test_a_near_tie_is_forgiven_and_a_difference_is_not():
 
 
 def test_the_rule_of_near_ties(tiny, compare):
-    from maxmig.parity import start
+    from maxmig.parity.sides import start
     from maxmig.train.runtime import Runtime
 
     runtime = Runtime(tiny(), jax.devices()[:1])

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from maxmig import errors
-from maxmig.parity import card as cards
 from maxmig.parity import faults
-from maxmig.parity.card import Card
+from maxmig.parity.reports import card as cards
+from maxmig.parity.reports.card import Card
 
 NOW = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)

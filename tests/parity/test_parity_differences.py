@@ -14,11 +14,13 @@ import pytest
 
 from maxmig.config import Stage
 from maxmig.core import attention
-from maxmig.parity import bugs, probes, shadow, sides, static
-from maxmig.parity.bugs import Bug
+from maxmig.parity import shadow, static
+from maxmig.parity.faults import bugs, specimen
+from maxmig.parity.faults.bugs import Bug
+from maxmig.parity.faults.specimen import Side
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.programs import Program
-from maxmig.parity.results import Verdict
-from maxmig.parity.sides import Side
+from maxmig.parity.sides import probes
 
 LAYER = "decoder/layers_0"
 
@@ -72,7 +74,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def cfg() -> Any:
-    return sides.small(
+    return specimen.small(
         base_num_decoder_layers=1,
         max_target_length=16,
         dropout_rate=0.1,

@@ -10,8 +10,9 @@ import pytest
 
 from maxmig import errors
 from maxmig.cli import main
-from maxmig.parity import faults, folder, junit, markdown
-from maxmig.parity.card import Card
+from maxmig.parity import faults
+from maxmig.parity.pages import folder, junit, markdown
+from maxmig.parity.reports.card import Card
 
 FILES = {"run.json", "metrics.jsonl", "report.html", "report.md", "junit.xml", "card.yaml"}
 
@@ -82,7 +83,7 @@ def test_markdown_for_a_pull_request(passed, failed):
 
 
 def test_the_page_of_a_failure_shows_both_lines_of_source(failed):
-    from maxmig.parity import html
+    from maxmig.parity.pages import html
 
     text = html.render(failed)
     assert "First difference in" in text and text.count('<pre class="source">') == 2

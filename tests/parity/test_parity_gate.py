@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import pytest
 
-from maxmig.parity import Verdict, bugs, policy, sides
+from maxmig.parity import Verdict
+from maxmig.parity.faults import bugs, specimen
+from maxmig.parity.findings import policy
 
 BOTH = [("linen", "nnx"), ("nnx", "linen")]
 FORWARD = {"levels": ("L0", "L1", "L2"), "only": ("logits",), "steps": 0}
@@ -19,7 +21,7 @@ FORWARD = {"levels": ("L0", "L1", "L2"), "only": ("logits",), "steps": 0}
 def small(seed: int = 0, **changes: Any) -> Any:
     settings = {"base_num_decoder_layers": 2, "max_target_length": 16, "scan_layers": True}
     settings |= {"init_weights_seed": seed, "data_shuffle_seed": seed}
-    return sides.small(**{**settings, **changes})
+    return specimen.small(**{**settings, **changes})
 
 
 def test_float32_in_other_words_is_not_asked_for_the_same_bits(compare: Callable[..., Any]) -> None:

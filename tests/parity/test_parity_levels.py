@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from maxmig import errors
-from maxmig.parity import Report, Verdict, faults, levels, policy
-from maxmig.parity.faults import Fault
-from maxmig.parity.results import Check, Measurement, Ratio, Side, Subject
+from maxmig.parity import Report, Verdict, faults, levels
+from maxmig.parity.faults.fault import Fault
+from maxmig.parity.findings import policy
+from maxmig.parity.findings.check import Check
+from maxmig.parity.findings.measurement import Measurement, Ratio
+from maxmig.parity.findings.subject import Side, Subject
 from maxmig.parity.shadow import Shadow
 from maxmig.parity.static import Proof
 
@@ -159,7 +162,7 @@ def test_a_control_that_is_not_deterministic(tiny, compare, monkeypatch):
         noise = jax.pure_callback(lambda: 1e-3 * rng.standard_normal(leaf.shape, "f4"), shape)
         return params | {path: leaf + jax.lax.stop_gradient(noise)}
 
-    from maxmig.parity import request
+    from maxmig.parity.rungs import request
 
     real = request.Request.runtimes
 
@@ -175,7 +178,7 @@ def test_a_control_that_is_not_deterministic(tiny, compare, monkeypatch):
 
 
 def test_tokens_outside_the_vocabulary(tiny, compare, monkeypatch):
-    from maxmig.parity import inputs
+    from maxmig.parity.sides import inputs
 
     batch = inputs.packed(2, 16, 256, seed=0)
     batch["targets"][1, 3] = 256
@@ -208,7 +211,7 @@ def test_dropout_advances_and_a_frozen_counter_is_found(tiny, compare, monkeypat
 
 
 def test_another_decay_mask_is_found(tiny, compare, monkeypatch):
-    from maxmig.parity import probes
+    from maxmig.parity.sides import probes
 
     real = probes.Probes.updated
 

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maxmig.parity import measure
-from maxmig.parity.results import Check, Measurement, Verdict
+from maxmig.parity.findings import measure
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.measurement import Measurement
 
 BASE = np.linspace(-1.0, 2.0, 24, dtype=np.float32).reshape(2, 3, 4)
 

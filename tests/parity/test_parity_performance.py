@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from maxmig.parity import native, performance
-from maxmig.parity.performance import Cost
+from maxmig.parity.rungs import native
+from maxmig.parity.sides import performance
+from maxmig.parity.sides.performance import Cost
 
 
 def test_the_spread_of_step_times() -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from maxmig import errors
 from maxmig.cli import main
-from maxmig.parity import Verdict, catalogue, compare, explain, noise, record, request
-from maxmig.parity.record import Recording, sampled
+from maxmig.parity import Verdict
+from maxmig.parity.recordings import compare, record
+from maxmig.parity.recordings.recording import STATE, Recording, sampled
+from maxmig.parity.reports import catalogue, explain
+from maxmig.parity.rungs import noise, request
 
 SETTINGS = ("max_target_length=16", "remat_policy=none")
 
@@ -74,7 +77,7 @@ def test_a_difference_is_found_even_in_a_sample(recorded, tiny, one, tmp_path, m
 
 def test_a_recording_that_was_changed(recorded, tiny, one, tmp_path):
     shutil.copytree(recorded, tmp_path / "copy")
-    key = (record.STATE, record.STATE, "params/decoder/logits_dense/kernel")
+    key = (STATE, STATE, "params/decoder/logits_dense/kernel")
     blob = tmp_path / "copy" / "blobs" / Recording(recorded).entries[key].sha256
     blob.write_bytes(b"\0" * blob.stat().st_size)
     with pytest.raises(errors.DataError, match="changed since the recording"):
@@ -130,7 +133,7 @@ def test_every_entry_is_whole_and_every_code_has_an_entry(root):
     for entry in catalogue.ENTRIES:
         for text in (entry.symptom, entry.cause, entry.fix, entry.source):
             assert text.endswith(".") and len(text) > 20, entry.code
-    text = (root / "maxmig/parity/explain.py").read_text()
+    text = (root / "maxmig/parity/reports/explain.py").read_text()
     used = re.findall(r'(?:yield|append\(|else) ?"([a-z-]+)"', text)
     assert len(used) > 15 and set(used) <= catalogue.BY_CODE.keys()
 

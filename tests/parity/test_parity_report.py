@@ -11,7 +11,8 @@ from maxmig import errors, parity
 from maxmig.cli import console
 from maxmig.cli.parity import common as verbs
 from maxmig.config import Stage
-from maxmig.parity import faults, html
+from maxmig.parity import faults
+from maxmig.parity.pages import html
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from maxmig.parity import Pair, Report, Verdict, casts, constants, pairs
-from maxmig.parity.results import Check, Measurement, Ratio
+from maxmig.parity import Pair, Report, Verdict, pairs
+from maxmig.parity.findings import casts, constants
+from maxmig.parity.findings.check import Check
+from maxmig.parity.findings.measurement import Measurement, Ratio
 from maxmig.parity.shadow.results import Error, First, Shadow
 from maxmig.parity.static.results import Cast, Divergence, Equation, Proof
 

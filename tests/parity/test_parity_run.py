@@ -7,7 +7,9 @@ import pytest
 
 from maxmig import errors, parity
 from maxmig.config import Stage
-from maxmig.parity import Verdict, inputs, policy, start
+from maxmig.parity import Verdict
+from maxmig.parity.findings import policy
+from maxmig.parity.sides import inputs, start
 
 UNSCANNED = {"scan_layers": False, "base_num_decoder_layers": 2}
 ALL = [

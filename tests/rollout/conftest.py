@@ -43,7 +43,7 @@ def card(here: Path) -> Callable[..., Path]:
         **subject: Any,
     ) -> Path:
         from maxmig import config as configuration
-        from maxmig.parity import card as cards
+        from maxmig.parity.reports import card as cards
 
         cfg = configuration.load(config)
         made = datetime.datetime.now(datetime.UTC) - age

@@ -9,7 +9,7 @@ from maxmig import errors
 PATH_HELP = "a directory of steps (checkpoint/), one step (checkpoint/9), or its items/"
 LAYOUTS = (  # converters.layouts knows them; listed here, so that --help is fast
     *("linen", "nnx", "maxtext-nnx", "linen-state", "linen-variables", "linen-params"),
-    *("nnx-state", "nnx-optimizer", "to-nnx", "to-linen", "tunix"),
+    *("nnx-state", "nnx-optimizer", "nnx-pair", "to-nnx", "to-linen", "tunix"),
     "maxtext-linen",
 )
 

@@ -16,6 +16,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leaves", action="store_true", help="show the digest of each leaf and section as well"
     )
+    parser.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="take names and arrays as they are, whatever conversions PATH's metadata record",
+    )
     common.add_map(parser, "the digest is that of the state after its rules")
     common.add_max_memory(parser)
 
@@ -33,6 +38,7 @@ def _run(args: argparse.Namespace) -> int:
             source,
             only=args.only,
             rules=document.rules if document else (),
+            as_stored=args.as_stored,
             max_memory=args.max_memory,
             progress=lambda nbytes: bar.advance(bar.task_ids[0], nbytes),
         )
@@ -52,6 +58,7 @@ def _run(args: argparse.Namespace) -> int:
                 "scan_layers": source.scan_layers,
                 "only": args.only,
                 "digest": found.digest,
+                "undone": [rule.data() for rule in found.undone],
                 "sections": found.sections,
                 "leaves": {
                     path: {

@@ -71,10 +71,9 @@ def _facts(info: "Info") -> list[tuple[str, str]]:
         found.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
     if origin := own.get("converted_from"):
         found.append(("converted", f"from layout {origin.get('layout')}"))
-    if info.container == "orbax":
-        arrays = sum(section.leaves for section in info.sections)
-        told = f"of {info.recorded} of {arrays} arrays" if info.recorded else "none are recorded"
-        found.append(("checksums", f"{told} (maxmig ckpt verify)"))
+    arrays = sum(section.leaves for section in info.sections)
+    told = f"of {info.recorded} of {arrays} arrays" if info.recorded else "none are recorded"
+    found.append(("checksums", f"{told} (maxmig ckpt verify)"))
     return found + [("note", note) for note in info.notes]
 
 

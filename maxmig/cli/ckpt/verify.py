@@ -25,7 +25,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record",
         action="store_true",
-        help="write checksums of the arrays that have none into DST, if all others are as recorded",
+        help="record checksums of the arrays that have none, in DST (of a file: beside it), if all "
+        "others are as recorded",
     )
     parser.add_argument(
         "--mode",
@@ -116,18 +117,23 @@ def _source(path: str, result: "Checkpoint", hints: "Hints | None") -> "Checkpoi
 
 
 def _recorded(args: argparse.Namespace) -> int:
-    from maxmig.converters import leaves, storage
+    from maxmig.converters import checkpoint, leaves
     from maxmig.converters.compare import recorded
 
     needing = ((f"--mode {args.mode}", args.mode != "full"), ("--map", args.map))
     for flag, given in (*needing, ("--cast", args.cast)):
         if given:
             raise errors.ConfigError(f"{flag} needs --against SRC; drop one, or give both")
-    opened = storage.open(args.result)
-    arrays = [leaf for leaf in opened.tree().values() if isinstance(leaf, leaves.Leaf)]
+    opened, meant = checkpoint.paths_of(args.result)
+    arrays = [
+        leaf
+        for path, leaf in opened.tree().items()
+        if path in meant and isinstance(leaf, leaves.Leaf)
+    ]
     with console.progress("verify", total=sum(leaf.nbytes for leaf in arrays)) as bar:
         report = recorded.hold(
             opened,
+            meant,
             add=args.record,
             progress=lambda nbytes: bar.advance(bar.task_ids[0], nbytes),
         )

@@ -13,7 +13,7 @@ from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
     from maxmig.parity import Report
-    from maxmig.parity.record import Recording
+    from maxmig.parity.recordings.recording import Recording
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compares, prints what was found, and writes the run's folder."""
     common.setup_devices(args.simulate_devices)
-    from maxmig.parity import compare, folder
+    from maxmig.parity.pages import folder
+    from maxmig.parity.recordings import compare
 
     place = folder.prepare(args.run_dir) if args.run_dir else None
     words = ["maxmig", "parity", "compare", args.recording]

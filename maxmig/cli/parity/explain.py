@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one entry, or the list."""
-    from maxmig.parity import catalogue
+    from maxmig.parity.reports import catalogue
 
     if args.code is None:
         if args.json:

@@ -11,8 +11,8 @@ from maxmig.cli.parity.common import add_sides
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from maxmig.parity.localize import Localization
-    from maxmig.parity.sides import Side
+    from maxmig.parity.faults.specimen import Side
+    from maxmig.parity.rungs.localize import Localization
     from maxmig.parity.static import Equation
 
 
@@ -71,7 +71,8 @@ def _of_pair(args: argparse.Namespace) -> "Localization":
 def _of_config(args: argparse.Namespace) -> "Localization":
     cfg = common.load_config(args)
     from maxmig.config import Stage
-    from maxmig.parity import bugs, localize, sides
+    from maxmig.parity.faults import bugs, specimen
+    from maxmig.parity.rungs import localize
 
     bug = None
     if args.bug:
@@ -80,8 +81,8 @@ def _of_config(args: argparse.Namespace) -> "Localization":
             raise errors.ConfigError(f"--bug {args.bug!r} is not one of {', '.join(known)}")
         bug = known[args.bug]
     length = args.length or min(64, cfg.train.max_target_length)
-    control = sides.Side(cfg, Stage(args.control), None, args.rows, length)
-    candidate = sides.Side(cfg, Stage(args.candidate), bug, args.rows, length)
+    control = specimen.Side(cfg, Stage(args.control), None, args.rows, length)
+    candidate = specimen.Side(cfg, Stage(args.candidate), bug, args.rows, length)
     given = None if args.checkpoint is None else _weights(control, args.checkpoint)
     folder = Path(args.repro) if args.repro else None
     return localize.localize(control, candidate, given, folder=folder)
@@ -89,7 +90,7 @@ def _of_config(args: argparse.Namespace) -> "Localization":
 
 def _weights(side: "Side", checkpoint: str) -> dict[str, Any]:
     """A checkpoint's weights and a packed batch."""
-    from maxmig.parity import start
+    from maxmig.parity.sides import start
 
     return {**side.inputs(), **start.from_checkpoint(side.runtime(), checkpoint).state}
 

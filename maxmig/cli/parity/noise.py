@@ -10,7 +10,7 @@ from maxmig.cli.parity.common import RUNGS
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from maxmig.parity.noise import Scatters
+    from maxmig.parity.rungs.noise import Scatters
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         console.emit_json(dict(found.document) | {"file": path})
         return 0
-    from maxmig.parity import noise
+    from maxmig.parity.rungs import noise
 
     rows = []
     for scatter in found.kinds:
@@ -74,7 +74,7 @@ def _of_pair(args: argparse.Namespace) -> "Scatters":
 
 def _of_config(args: argparse.Namespace) -> "Scatters":
     cfg = common.load_config(args)
-    from maxmig.parity import noise
+    from maxmig.parity.rungs import noise
 
     words = ["maxmig", "parity", "noise", args.config, "--stage", args.stage]
     words += ["--checkpoint", args.checkpoint] if args.checkpoint else []

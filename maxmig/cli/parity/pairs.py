@@ -92,7 +92,8 @@ def compare(args: argparse.Namespace) -> "Report":
         ConfigError, DataError: the pair, its inputs or the mapping cannot be used.
     """
     common.setup_devices(args.simulate_devices)
-    from maxmig.parity import levels, pairs, request
+    from maxmig.parity import levels, pairs
+    from maxmig.parity.rungs import request
 
     return pairs.run(
         args.pair,

@@ -44,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Records, and says what is in it."""
     own.check(args, allowed=("--stage",))
-    from maxmig.parity.record import MEBIBYTE
+    from maxmig.parity.recordings.recording import MEBIBYTE
 
     manifest = _of_pair(args) if args.pair else _of_config(args)
     if args.json:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_pair(args: argparse.Namespace) -> dict[str, Any]:
     common.setup_devices(args.simulate_devices)
     from maxmig.parity.pairs import recording
-    from maxmig.parity.record import MEBIBYTE
+    from maxmig.parity.recordings.recording import MEBIBYTE
 
     side = own.side(args)
     words = ["maxmig", "parity", "record", "--pair", args.pair, "--stage", side]
@@ -82,7 +82,8 @@ def _of_pair(args: argparse.Namespace) -> dict[str, Any]:
 
 def _of_config(args: argparse.Namespace) -> dict[str, Any]:
     cfg = common.load_config(args)
-    from maxmig.parity import record
+    from maxmig.parity.recordings import record
+    from maxmig.parity.recordings.recording import MEBIBYTE
 
     words = ["maxmig", "parity", "record", args.config, "--stage", args.stage]
     words += ["--checkpoint", args.checkpoint] if args.checkpoint else []
@@ -95,7 +96,7 @@ def _of_config(args: argparse.Namespace) -> dict[str, Any]:
         checkpoint=args.checkpoint,
         steps=args.steps,
         tokens=args.tokens,
-        max_bytes=args.max_size * record.MEBIBYTE,
+        max_bytes=args.max_size * MEBIBYTE,
         command=shlex.join([*words, *args.overrides]),
         note=console.note,
     )

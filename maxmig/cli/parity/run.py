@@ -17,7 +17,7 @@ from maxmig.cli.verb import Verb
 if TYPE_CHECKING:
     from maxmig.config import Config
     from maxmig.parity import Report
-    from maxmig.parity.parts import Part
+    from maxmig.parity.reports.parts import Part
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if cfg is not None and args.dtype:
         cfg = cfg.replace(dtype=args.dtype)
     from maxmig import parity
-    from maxmig.parity import folder, levels
+    from maxmig.parity import levels
+    from maxmig.parity.pages import folder
 
     levels.parse(args.level)  # refused before a folder is made
     if args.ladder and args.report:
@@ -133,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace, cfg: "Config", control: str, candidate: str) -> "Report":
     from maxmig import parity
-    from maxmig.parity import levels, request
+    from maxmig.parity import levels
+    from maxmig.parity.rungs import request
 
     options: dict[str, Any] = {}
     if args.noise:
@@ -160,7 +162,7 @@ def _compare(args: argparse.Namespace, cfg: "Config", control: str, candidate: s
 def _ladder(args: argparse.Namespace, cfg: "Config", place: Path) -> int:
     """Each rung against its neighbour, and the ends; a folder each, named after both rungs."""
     from maxmig.config import LADDER
-    from maxmig.parity import folder
+    from maxmig.parity.pages import folder
 
     names = [stage.value for stage in LADDER]
     pairs = [*itertools.pairwise(names), (names[0], names[-1])]

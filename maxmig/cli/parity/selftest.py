@@ -11,7 +11,7 @@ from maxmig.cli.parity.common import add_sides, count
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from maxmig.parity.selftest import Finding, SelfTest
+    from maxmig.parity.faults.selftest import Finding, SelfTest
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Puts the bugs in, one after the other, and prints what caught each."""
     common.setup_devices(None)
-    from maxmig.parity import bugs, selftest
+    from maxmig.parity.faults import bugs, selftest
 
     names = None if args.bugs is None else args.bugs.split(",")
     known = [bug.name for bug in bugs.BUGS]

@@ -7,7 +7,7 @@ from maxmig.cli import console
 
 if TYPE_CHECKING:
     from maxmig.parity import Report
-    from maxmig.parity.results import Check
+    from maxmig.parity.findings.check import Check
 
 _WIDTH = 13
 
@@ -44,8 +44,8 @@ def _subject(report: "Report") -> Iterator[tuple[str, str]]:
 
 
 def _row(check: "Check") -> tuple[Any, ...]:
-    from maxmig.parity.results import Verdict
-    from maxmig.parity.wording import bare, describe, needs
+    from maxmig.parity.findings.check import Verdict
+    from maxmig.parity.reports.wording import bare, describe, needs
 
     verdict: Any = console.status(check.verdict.value) if check.gates else "reported"
     if check.concluded is not None:
@@ -66,7 +66,7 @@ def _error(check: "Check") -> str:
 
 
 def _remarks(report: "Report") -> Iterator[tuple[str, str]]:
-    from maxmig.parity.results import Verdict
+    from maxmig.parity.findings.check import Verdict
 
     parts = (_coverage(report), _difference(report))
     failed = report.verdict is Verdict.FAIL  # then what differs comes first

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from maxmig import errors
-from maxmig.parity import behaviour, decode, distributions, shadow
-from maxmig.parity.distributions import Distribution
+from maxmig.parity import shadow
+from maxmig.parity.findings import distributions
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.distributions import Distribution
+from maxmig.parity.findings.policy import Policy
 from maxmig.parity.pairs import arguments, compute
 from maxmig.parity.pairs.compute import OUTPUTS, Computation
 from maxmig.parity.pairs.pair import Pair, told
 from maxmig.parity.pairs.tracing import Unit
-from maxmig.parity.policy import Policy
-from maxmig.parity.results import Check, Verdict
+from maxmig.parity.rungs import behaviour, decode
 
 NEW = 8  # tokens to generate
 _ADD = (

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from maxmig import errors
+from maxmig.parity.findings.check import Check
+from maxmig.parity.findings.subject import Input
 from maxmig.parity.pairs.compute import STEP, Computation
-from maxmig.parity.results import Check, Input
 
 Flat = dict[str, Any]
 SUFFIX = "random"

@@ -14,15 +14,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from maxmig.parity import constants
 from maxmig.parity import levels as levels_
+from maxmig.parity.findings import constants, doubts, known
+from maxmig.parity.findings.policy import RATIO, Policy
+from maxmig.parity.findings.repeats import Noise
+from maxmig.parity.findings.subject import Input, Origin, Side, Subject
 from maxmig.parity.pairs import (
     arguments,
     behaviour,
     confirm,
     drawn,
     gates,
-    known,
     linen_side,
     nnx_side,
     propose,
@@ -33,17 +35,12 @@ from maxmig.parity.pairs import (
     unreached,
 )
 from maxmig.parity.pairs import mapping as mappings
-from maxmig.parity.pairs import (
-    pair as pairs,
-)
+from maxmig.parity.pairs import pair as pairs
 from maxmig.parity.pairs.compute import Computation
 from maxmig.parity.pairs.confirm import Confirmed
 from maxmig.parity.pairs.mapping import Mapping
 from maxmig.parity.pairs.pair import Pair
-from maxmig.parity.policy import RATIO, Policy
-from maxmig.parity.repeats import Noise
-from maxmig.parity.report import Report
-from maxmig.parity.results import Coverage, Input, Origin, Side, Subject
+from maxmig.parity.reports.report import Report
 
 ITEMS = {"train": "train", "eval": "eval", arguments.CALL: "call"}
 
@@ -64,6 +61,11 @@ class Traced:
     units: tuple[tuple[tracing.Unit, ...], tuple[tracing.Unit, ...]]
     mapping: Mapping
     modes: tuple[str, ...]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Classes of layers that either side has, by the names of NNX."""
+        return frozenset(unit.kind for units in self.units for unit in units)
 
     @functools.cached_property
     def computations(self) -> list[Computation]:
@@ -178,31 +180,16 @@ def _compare(
         note("L3: distributions, decoding")
         more, left = behaviour.compare(computations, traced.units[0], report.policy)
         checks, skipped = checks + more, (*skipped, *left)
-    explained, notes = known.explain(constants.settled(unreached.settled(checks)), traced.units)
+    explained, notes = known.explain(constants.settled(doubts.settled(checks)), traced.kinds)
     if any("nan" in m.problem or "NaN" in c.doubt for c in explained for m in c.measurements):
         place = steady.first_nan(traced.linen, traced.modes[0])
         notes += [place] if place else []
     params = traced.linen.params
-    gradients = {
-        m.path.partition("@")[0]
-        for check in explained
-        if check.name == "gradients" and check.level == "native"
-        for m in check.measurements
-    }
-    zero = tuple(
-        dict.fromkeys(
-            m.path
-            for check in explained
-            if check.name == "gradients" and check.level == "native"
-            for m in check.measurements
-            if m.zero
-        )
-    )
     return dataclasses.replace(
         report,
         checks=tuple(explained),
         doubts=(
-            *unreached.doubts(explained, [path for path in found.still if path in params]),
+            *doubts.of(explained, [path for path in found.still if path in params]),
             *sown.doubts(c.sown for c in computations),
             *unreached.constant(explained, computations, draws),
             *unreached.guarded(explained, computations, draws),
@@ -210,16 +197,11 @@ def _compare(
         notes=(
             *drawn.notes(draws, explained),
             *notes,
-            *unreached.notes(explained),
+            *doubts.notes(explained),
             *_notes(traced, found),
         ),
         inputs=(*report.inputs, *drawn.described(draws, report.inputs, explained)),
-        coverage=Coverage(
-            parameters=len(params),
-            gradients=len(gradients & set(params)),
-            zero_gradients=zero,
-            skipped=skipped,
-        ),
+        coverage=unreached.coverage(explained, params, skipped),
     )
 
 
@@ -261,7 +243,7 @@ def _describe(traced: Traced, levels: Sequence[str], command: str) -> Report:
     )
     census = Counter(unit.module for unit in traced.units[0] if unit.module)
     others = Counter(type(module).__name__ for _, module in nnx.iter_modules(pair.nnx))
-    from maxmig.parity import attest
+    from maxmig.parity.rungs import attest
 
     return Report(
         subject,

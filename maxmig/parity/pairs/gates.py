@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from maxmig import errors
-from maxmig.parity import measure, shadow
+from maxmig.parity import shadow
 from maxmig.parity import static as proving
-from maxmig.parity.pairs import known
+from maxmig.parity.findings import known, measure
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.measurement import START, Measurement
+from maxmig.parity.findings.policy import Policy
+from maxmig.parity.findings.repeats import Noise
 from maxmig.parity.pairs.compute import (
     GRADIENTS,
     NAMES,
@@ -26,9 +30,6 @@ from maxmig.parity.pairs.drawn import SUFFIX, Draw
 from maxmig.parity.pairs.linen_side import LinenSide
 from maxmig.parity.pairs.mapping import Mapping as Map
 from maxmig.parity.pairs.nnx_side import NnxSide
-from maxmig.parity.policy import Policy
-from maxmig.parity.repeats import Noise
-from maxmig.parity.results import START, Check, Measurement, Verdict
 
 Flat = dict[str, Any]
 

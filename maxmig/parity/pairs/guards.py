@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import source_info_util
 
+from maxmig.parity.findings.measurement import SIDES
 from maxmig.parity.programs import Program
-from maxmig.parity.results import SIDES
 from maxmig.parity.static import primitives, source
 
 Flat = Mapping[str, Any]

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from maxmig.parity import measure
+from maxmig.parity.findings import measure
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.measurement import Measurement
+from maxmig.parity.findings.policy import Policy
 from maxmig.parity.pairs import gates
 from maxmig.parity.pairs.compute import STEP
 from maxmig.parity.pairs.seen import Kept, Seen
-from maxmig.parity.policy import Policy
-from maxmig.parity.results import Check, Measurement, Verdict
 from maxmig.parity.shadow import Shadow
-from maxmig.parity.shadow.compare import held as errors_of
+from maxmig.parity.shadow.comparison import held as errors_of
 from maxmig.parity.static import Proof
 
 Flat = dict[str, Any]

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 from maxmig import errors
-from maxmig.parity import localize
-from maxmig.parity.localize import INPUTS, SCRIPT, Localization
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.pairs import confirm, engine, gates, seen, steady
 from maxmig.parity.pairs import pair as pairs
 from maxmig.parity.pairs.compute import Computation
 from maxmig.parity.pairs.engine import Traced
 from maxmig.parity.pairs.pair import Pair
-from maxmig.parity.results import Verdict
+from maxmig.parity.rungs import localize
+from maxmig.parity.rungs.localize import INPUTS, SCRIPT, Localization
 
 MAPPING = "mapping.yml"
 

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from maxmig.parity import attest, measure, noise
-from maxmig.parity.noise import Scatter, Scatters
+from maxmig.parity.findings import measure
+from maxmig.parity.findings.measurement import Measurement
 from maxmig.parity.pairs import confirm, engine, gates, recording, steady
 from maxmig.parity.pairs import pair as pairs
 from maxmig.parity.pairs.compute import GRADIENTS, OUTPUTS, Computation
 from maxmig.parity.pairs.pair import Pair
-from maxmig.parity.results import Measurement
+from maxmig.parity.rungs import attest, noise
+from maxmig.parity.rungs.noise import Scatter, Scatters
 
 KINDS = tuple(kind for kind in noise.KINDS if kind != "split")  # a row may depend on its batch
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from maxmig import errors
+from maxmig.parity.findings.subject import Origin, Side
 from maxmig.parity.pairs import arguments, confirm, engine, gates, linen_side, seen, steady, tracing
 from maxmig.parity.pairs import pair as pairs
 from maxmig.parity.pairs.arguments import Arrays
@@ -16,8 +17,7 @@ from maxmig.parity.pairs.confirm import Confirmed
 from maxmig.parity.pairs.mapping import Mapping as Map
 from maxmig.parity.pairs.pair import Pair
 from maxmig.parity.pairs.streams import Request, Table
-from maxmig.parity.record import MEBIBYTE, Writer
-from maxmig.parity.results import Origin, Side
+from maxmig.parity.recordings.recording import MEBIBYTE, Writer
 
 INPUTS, WEIGHTS = "given inputs", "given weights"
 SIDES = ("linen", "nnx")
@@ -94,28 +94,16 @@ def record(
     store = Writer(Path(folder), max_bytes)
     note(f"pair {pair.title}: initialising, tracing")
     place = SIDES.index(side)
-    if pair.nnx is None:
-        computations, units = linen_alone(pair)
-        confirmed = None
-    else:
-        traced = engine.trace(pair, mapping)
-        confirmed = confirm.confirm(traced.computations)
-        traced = engine.mapped(traced, confirmed)
-        computations, units = traced.computations, traced.units[0]
-    if restless := steady.restless(computations, (place,)):
-        raise errors.InconclusiveError(f"nothing was recorded: {restless}")
+    computations, units, confirmed = _computations(pair, mapping, place)
     first = computations[0]
     names = gates.names(computations)
-    told_inputs = _inputs(first, store)
-    for path, leaf in first.linen.variables.items():
-        store.add((WEIGHTS, WEIGHTS, path), leaf, required=True)
+    inputs = _keep(first, store)
     found = seen.look(computations, names, place, note)
-    module = (pair.linen, pair.nnx)[place]
     origin = Origin(f"seed {pair.seed}", 0, "fresh", nudged=first.linen.nudged)
-    control = {
+    told = {
         "spec": spec if isinstance(spec, str) else "",
         "names": list(names),
-        "inputs": told_inputs,
+        "inputs": inputs,
         "units": [_unit(unit) for unit in units],
         "random": {c.mode: _random(c, place) for c in computations},
         "seen": seen.write(found, store),
@@ -123,12 +111,29 @@ def record(
     return store.finish(
         {
             "command": command,
-            "side": dataclasses.asdict(side_of(side, module, units)),
+            "side": dataclasses.asdict(side_of(side, (pair.linen, pair.nnx)[place], units)),
             "origin": dataclasses.asdict(origin),
             "steps": pair.steps,
-            "pair": control | _told(computations, confirmed),
+            "pair": told | _told(computations, confirmed),
         }
     )
+
+
+def _computations(
+    pair: Pair, mapping: Any, place: int
+) -> tuple[Sequence[Computation], tuple[tracing.Unit, ...], Confirmed | None]:
+    """What is computed, the layers of the control, and the mapping where there are two sides."""
+    confirmed = None
+    if pair.nnx is None:
+        computations, units = linen_alone(pair)
+    else:
+        traced = engine.trace(pair, mapping)
+        confirmed = confirm.confirm(traced.computations)
+        traced = engine.mapped(traced, confirmed)
+        computations, units = traced.computations, traced.units[0]
+    if restless := steady.restless(computations, (place,)):
+        raise errors.InconclusiveError(f"nothing was recorded: {restless}")
+    return computations, units, confirmed
 
 
 def _told(computations: Sequence[Computation], confirmed: Confirmed | None) -> dict[str, Any]:
@@ -165,8 +170,8 @@ def linen_alone(pair: Pair) -> tuple[list[Computation], tuple[tracing.Unit, ...]
     return found, units
 
 
-def _inputs(c: Computation, store: Writer) -> list[list[str]]:
-    """Keeps the inputs; returns the side, the name and the kind of key of each."""
+def _keep(c: Computation, store: Writer) -> list[list[str]]:
+    """Keeps inputs and weights; returns the side, the name and the kind of key of each input."""
     told = []
     for side, given in zip(SIDES, c.given, strict=True):
         if side == "nnx" and c.pair.nnx_inputs is None:
@@ -175,6 +180,8 @@ def _inputs(c: Computation, store: Writer) -> list[list[str]]:
             plain, kind = seen.key_free(array)
             store.add((INPUTS, side, name), plain, required=True)
             told.append([side, name, kind])
+    for path, leaf in c.linen.variables.items():
+        store.add((WEIGHTS, WEIGHTS, path), leaf, required=True)
     return told
 
 

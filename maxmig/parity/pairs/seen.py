@@ -13,7 +13,7 @@ from maxmig.parity import shadow
 from maxmig.parity import static as proving
 from maxmig.parity.pairs import gates
 from maxmig.parity.pairs.compute import Computation
-from maxmig.parity.record import Recording, Writer, sampled
+from maxmig.parity.recordings.recording import Recording, Writer, sampled
 
 # The program (`outputs`), the mode, the name of the array.
 Key = tuple[str, str, str]

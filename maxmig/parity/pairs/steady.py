@@ -9,12 +9,12 @@ import numpy as np
 from flax import linen as nn
 
 from maxmig.parity import static as proving
+from maxmig.parity.findings.measurement import SIDES
+from maxmig.parity.findings.repeats import Noise
 from maxmig.parity.pairs import arguments, streams
 from maxmig.parity.pairs.compute import OUTPUTS, Computation
 from maxmig.parity.pairs.gates import check_of, host
 from maxmig.parity.pairs.linen_side import LinenSide
-from maxmig.parity.repeats import Noise
-from maxmig.parity.results import SIDES
 
 
 def first_nan(side: LinenSide, mode: str) -> str:

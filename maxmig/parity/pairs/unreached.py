@@ -1,46 +1,36 @@
-"""Differences that these inputs do not reach: equal results of programs that are not the same."""
+"""What the inputs of a pair reach, and what not: weights, bounds and choices of one side alone."""
 
-import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from maxmig.parity.pairs import drawn, guards, known
+from maxmig.parity.findings import doubts
+from maxmig.parity.findings.check import Check, Verdict
+from maxmig.parity.findings.subject import Coverage
+from maxmig.parity.pairs import drawn, guards
 from maxmig.parity.pairs.compute import OUTPUTS, Computation
 from maxmig.parity.pairs.drawn import Draw
-from maxmig.parity.results import Check, Verdict
-from maxmig.parity.static import Divergence, Proof
-
-# A constant that one side rounded to float32 is no other constant.
-_ROUNDING = 1e-6
-# Parameters that many inputs, or one kind of device, do not show.
-_PARAMETERS = re.compile(r"(is_stable|precision|mode|fill_value) ")
 
 
-def settled(checks: Sequence[Check]) -> list[Check]:
-    """The checks, where L1 leaves branches open that L0 has proved."""
-    found = []
-    for check in checks:
-        open_ = getattr(check.details, "untaken", ())
-        if open_ and check.verdict is Verdict.INCONCLUSIVE and _proved(checks, check.name):
-            told = f"{check.told.rpartition('; ')[0]}; not reached, but proved by L0: {open_[0]}"
-            check = dataclasses.replace(check, concluded=Verdict.PASS, told=told)
-        found.append(check)
-    return found
-
-
-def doubts(checks: Sequence[Check], still: Sequence[str]) -> tuple[str, ...]:
-    """Why equal numbers are not enough.
-
-    The programs are the same but for a number or an option (a bound that no input crosses, a loop
-    that always ends early, the order of what is tied); a branch is not taken; a weight is not used.
+def coverage(checks: Sequence[Check], variables: Iterable[str], skipped: Sequence[str]) -> Coverage:
+    """Which weights were compared by their gradients.
 
     Args:
         checks: of all levels.
-        still: trained leaves that move nothing when they are moved.
+        variables: paths of the control's variables, as `params/...` and of other collections.
+        skipped: what was not run, with the reason.
     """
-    if any(check.verdict is Verdict.FAIL for check in checks):
-        return ()
-    return (*_numbers(checks), *_branches(checks), *_weights(checks, still))
+    params = {path for path in variables if path.startswith("params/")}
+    found = [
+        m
+        for check in checks
+        if check.name == "gradients" and check.level == "native"
+        for m in check.measurements
+    ]
+    return Coverage(
+        parameters=len(params),
+        gradients=len({m.path.partition("@")[0] for m in found} & params),
+        zero_gradients=tuple(dict.fromkeys(m.path for m in found if m.zero)),
+        skipped=tuple(skipped),
+    )
 
 
 def constant(
@@ -52,7 +42,7 @@ def constant(
     for c in computations:
         draw = draws.get(c.mode)
         flat = drawn.constant(c.given[0].values) if draw is not None and draw.inputs is None else ()
-        if flat and not _proved(checks, f"outputs ({c.mode})"):
+        if flat and not doubts.proved(checks, f"outputs ({c.mode})"):
             return (
                 f"{', '.join(flat)}: one number throughout, so that much can differ unseen; "
                 f"{draw.why if draw and draw.why else 'no others were drawn'}; give other inputs",
@@ -64,142 +54,18 @@ def guarded(
     checks: Sequence[Check], computations: Sequence[Computation], draws: Mapping[str, Draw]
 ) -> tuple[str, ...]:
     """Bounds and choices of one side alone that no input reaches and no proof covers."""
-    if any(check.verdict is Verdict.FAIL for check in checks) or _numbers(checks):
+    if any(check.verdict is Verdict.FAIL for check in checks) or doubts.numbers(checks):
         return ()
     for c in computations:
         program = f"{OUTPUTS} ({c.mode})"
-        if _proved(checks, program):
+        if doubts.proved(checks, program):
             continue
         more = draws[c.mode].inputs if c.mode in draws else None
         inputs = [c.inputs, *([more] if more is not None else [])]
         lone = guards.unseen(c.program(OUTPUTS, 0), c.program(OUTPUTS, 1), inputs)
         if lone:
             return (
-                f"{program}: {_some(lone)}; these inputs do not reach it, and it is not proved; "
-                "give inputs that do, or write both sides alike",
+                f"{program}: {doubts.some(lone)}; these inputs do not reach it, and it is not "
+                "proved; give inputs that do, or write both sides alike",
             )
     return ()
-
-
-def _branches(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Branches that neither the inputs reach nor a proof covers."""
-    for check in checks:
-        open_ = getattr(check.details, "untaken", ())
-        if open_ and not _proved(checks, check.name):
-            return (
-                f"{check.name}: these inputs do not reach {_some(open_)}, and it is not proved; "
-                "give inputs that take every branch, or write both sides alike",
-            )
-    return ()
-
-
-def _weights(checks: Sequence[Check], still: Sequence[str]) -> tuple[str, ...]:
-    """Weights that neither the inputs reach nor a proof covers."""
-    used: dict[str, bool] = {}
-    for check in checks:
-        if check.name == "gradients" and check.level == "native":
-            for m in check.measurements:
-                used[m.path] = used.get(m.path, False) or not m.zero
-    if any(check.doubt for check in checks if check.level == "native"):
-        return ()  # nothing moves what is NaN
-    if not used:
-        return ()  # no output is a float, so nothing tells whether a weight moves it
-    programs = [c.name for c in checks if c.level == "static"]
-    outputs = [name for name in programs if name.startswith("outputs")]
-    if outputs and all(_proved(checks, name) for name in outputs):
-        return ()
-    lone = [path for path in still if not used.get(path, False) and not _same(checks, path)]
-    if not lone:
-        return ()
-    return (
-        f"these inputs do not reach {_some(lone)}: moving it moves nothing and its gradient is "
-        "zero, on both sides, so nothing of it was compared, and it is not proved (L0); give "
-        "inputs that use it",
-    )
-
-
-def _same(checks: Sequence[Check], path: str) -> bool:
-    """Whether the gradient of a weight is proved, in every mode."""
-    proofs = [c.details for c in checks if c.level == "static" and c.name.startswith("gradients")]
-    return bool(proofs) and all(f"gradients/{path}" in proof.proved for proof in proofs)
-
-
-def _proved(checks: Sequence[Check], name: str) -> bool:
-    """Whether L0 proved a program, but for what is known to be the same."""
-    for check in checks:
-        if check.level == "static" and check.name == name:
-            proof = check.details
-            known_only = proof.complete and bool(known.of_divergences(proof.divergences))
-            unproved = proof.missing or proof.unprovable
-            return bool(proof) or (known_only and not unproved)
-    return False
-
-
-def _some(items: Sequence[str]) -> str:
-    return items[0] + (f", and {len(items) - 1} more" if len(items) > 1 else "")
-
-
-def _numbers(checks: Sequence[Check]) -> tuple[str, ...]:
-    found: dict[str, str] = {}
-    for proof in _open(checks):
-        # A loop that has other numbers in it is another loop: those numbers are what counts.
-        parts = [d for d in proof.divergences if not _is_loop(d)]
-        if proof.complete and parts and all(_by_number(d) for d in parts):
-            told = "; ".join(_short(d) for d in parts)
-            found.setdefault(told, proof.program)
-    return tuple(
-        f"{program}: the programs are the same but for this, and these inputs do not show it: "
-        f"{told}; give inputs that reach it, or write both sides alike"
-        for told, program in list(found.items())[:1]
-    )
-
-
-def notes(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Where two sides go different ways that nobody knows to be the same for all inputs."""
-    proofs = [p for p in _open(checks) if not known.of_divergences(p.divergences)]
-    if not proofs:
-        return ()
-    names = ", ".join(p.program for p in proofs)
-    return (f"compared for these inputs, not proved for all: {names}; see L0",)
-
-
-def _open(checks: Sequence[Check]) -> list[Proof]:
-    """Proofs that found another way of writing it."""
-    proofs = (check.details for check in checks if check.level == "static")
-    return [p for p in proofs if isinstance(p, Proof) and not p.missing and p.divergences]
-
-
-def _is_loop(divergence: Divergence) -> bool:
-    one, two = divergence.control, divergence.candidate
-    if one is None or two is None or one.primitive != two.primitive:
-        return False
-    fed = all(text.startswith("fed by ") for text in divergence.differences)
-    return fed and one.primitive in ("while", "scan", "cond")
-
-
-def _by_number(divergence: Divergence) -> bool:
-    """Whether two equations are the same operation with another number or option."""
-    one, two = divergence.control, divergence.candidate
-    if one is None or two is None or one.primitive != two.primitive:
-        return False
-    if not all(d.startswith("constant ") or _PARAMETERS.match(d) for d in divergence.differences):
-        return False
-    if one.constants == two.constants:
-        return True
-    pairs = zip(one.constants, two.constants, strict=False)
-    return len(one.constants) == len(two.constants) and any(_apart(*pair) for pair in pairs)
-
-
-def _apart(one: str, two: str) -> bool:
-    if one == two:
-        return False
-    try:
-        a, b = float(one), float(two)
-    except ValueError:  # True and False, an array
-        return True
-    return not abs(a - b) <= _ROUNDING * max(abs(a), abs(b))
-
-
-def _short(divergence: Divergence) -> str:
-    lines = (e.source if e else "" for e in (divergence.control, divergence.candidate))
-    return f"{', '.join(divergence.differences)} ({' against '.join(dict.fromkeys(lines))})"

@@ -3,10 +3,10 @@
 result = shadow.compare(control, candidate, inputs)
 """
 
-from maxmig.parity.shadow.compare import compare, evaluate
+from maxmig.parity.shadow.comparison import compare, evaluate
 from maxmig.parity.shadow.isolate import isolate
+from maxmig.parity.shadow.ratio import Ratio, error_against_truth
 from maxmig.parity.shadow.results import Error, First, Layer, Module, Shadow
-from maxmig.parity.shadow.truth import Ratio, error_against_truth
 
 __all__ = [
     "Error",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from maxmig.parity.results import Verdict
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.static.results import Divergence
 
 

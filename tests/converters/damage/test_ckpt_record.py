@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from maxmig.checkpoint import Store
 from maxmig.converters import checkpoint, convert, storage
 from maxmig.converters.compare import record, recorded
-from maxmig.converters.engine import check, run
+from maxmig.converters.engine import check, pieces
 from maxmig.converters.engine.options import Options
 from maxmig.converters.leaves import Leaf
 
@@ -181,7 +181,7 @@ def test_checksums_go_with_what_is_moved(options, good, tmp_path, monkeypatch, m
 
 def test_a_resumed_conversion_has_a_whole_record(good, tmp_path, monkeypatch):
     from maxmig import errors
-    from maxmig.converters.engine import pieces, pool, tasks
+    from maxmig.converters.engine import pool, tasks
 
     monkeypatch.setattr(tasks, "_GROUP", 2000)
     perform, count = pieces.perform, 0
@@ -195,10 +195,10 @@ def test_a_resumed_conversion_has_a_whole_record(good, tmp_path, monkeypatch):
 
     options = Options(zarr=2 if storage.open(good).told.zarr == 3 else 3, threads=1)
     todo = convert.plan(checkpoint.read(good), "nnx")
-    monkeypatch.setattr(run.pieces, "perform", some)
+    monkeypatch.setattr(pieces, "perform", some)
     with pytest.raises(errors.Interrupted):
         convert.run(todo, tmp_path / "dst", options=options)
-    monkeypatch.setattr(run.pieces, "perform", perform)
+    monkeypatch.setattr(pieces, "perform", perform)
     convert.run(todo, tmp_path / "dst", options=options, resume=True)
     report = recorded.hold(storage.open(tmp_path / "dst"))
     assert report.exit_code == 0 and len(report.lines) == 12

@@ -1,7 +1,10 @@
 """What is refused for another reason than damage says so, and not that something is damaged."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,7 @@ def test_a_chunk_that_may_not_be_read(source, monkeypatch):
         def __getitem__(self, index):
             raise ValueError(TOLD)
 
+    monkeypatch.setattr(type(storage), "_value", lambda self, name: Denied()[name])
     monkeypatch.setattr(type(storage), "_opened", lambda self, path: Denied())
     with pytest.raises(errors.CheckpointError, match="mlp/wi/kernel: no permission") as caught:
         storage.read(path)
@@ -118,18 +122,65 @@ def test_one_of_several_processes_says_that_it_was_interrupted(index, maxmig, mo
     )
 
 
+CHILD = "import os, signal, sys, time; me = int(os.environ['JAX_PROCESS_ID']); "
+
+
+def launched(count, what):
+    return launch.launch(count, [sys.executable, "-S", "-c", CHILD + what])[0]
+
+
 def test_the_exit_code_of_several_processes(monkeypatch):
-    """A signal is told as a shell does; whoever was interrupted, the whole was."""
+    """Whoever was stopped, the whole was; the first that failed tells why, unless it was killed."""
+    monkeypatch.setattr(launch, "_GRACE", 0.2)
+    assert launched(2, "sys.exit(0)") == 0
+    assert launched(2, "signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)") == 130
+    assert launched(2, "sys.exit(130 if me else 4)") == 130
+    assert launched(2, "sys.exit(4)") == 4
+    assert launched(2, "sys.exit(5) if me else time.sleep(60)") == 5
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    with pytest.raises(errors.CheckpointError, match=r"process 1 of 2 .*SIGKILL.*--resume"):
+        launched(2, "os.kill(os.getpid(), 9) if me else None; " + deaf)
 
-    def start(command, address, count, index, shown):
-        return subprocess.Popen([*command, str(index)])
 
-    def run(count, what):
-        code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-        return launch.launch(count, [sys.executable, "-S", "-c", code + what])[0]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_the_launcher_stops_all(number, tmp_path):
+    """None of them goes on alone."""
+    child = f"{CHILD}open(r'{tmp_path}/' + str(os.getpid()), 'w').close(); time.sleep(60)"
+    code = (
+        "import sys; from maxmig.converters.engine import launch; "
+        f"sys.exit(launch.launch(2, [sys.executable, '-S', '-c', {child!r}])[0])"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    launcher.send_signal(number)
+    assert launcher.wait(30) == 130
+    for file in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name), 0)
 
-    monkeypatch.setattr(launch, "_start", start)  # without a fork of this process
-    assert run(2, "os.kill(os.getpid(), signal.SIGINT)") == 130
-    assert run(1, "os.kill(os.getpid(), signal.SIGKILL)") == 137
-    assert run(2, "sys.exit(130 if sys.argv[1] == '1' else 4)") == 130
-    assert run(2, "sys.exit(4)") == 4
+
+def test_nobody_goes_on_without_the_launcher(tmp_path):
+    child = f"{CHILD}open(r'{tmp_path}/' + str(os.getpid()), 'w').close(); time.sleep(60)"
+    code = (
+        "import sys; from maxmig.converters.engine import launch; "
+        f"launch.launch(2, [sys.executable, '-S', '-c', {child!r}])"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    pids = [int(file.name) for file in tmp_path.iterdir()]
+    while any(map(_runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_runs, pids))
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from engine_cases import apart, contents, convert, renamed, save, state
+from flax import serialization
 
 from maxmig import errors
 from maxmig.converters import storage
-from maxmig.converters.engine import check, journal, pieces, pool, run
+from maxmig.converters.engine import check, journal, pieces, pool, reference, target
 from maxmig.converters.storage import ocdbt
 
 SCRIPT = """
@@ -200,7 +202,7 @@ def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch):
         (tmp_path / "src" / "9" / "items" / "note").write_text("new")
         return checked(*args)
 
-    monkeypatch.setattr(run.check, "check", change)
+    monkeypatch.setattr(check, "check", change)
     with pytest.raises(errors.CheckpointError, match="the source was changed while it was read"):
         convert(todo, tmp_path / "dst")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
@@ -208,14 +210,14 @@ def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch):
 
 def test_what_is_written_wrong_is_found(tmp_path, monkeypatch):
     save(tmp_path / "src", state())
-    written = run.Target.write
+    written = target.Target.write
 
     def flip(self, name, array, box, data, transaction=None):
         data = data.copy()
         data.reshape(-1).view(np.uint8)[:1] ^= 1
         return written(self, name, array, box, data, transaction)
 
-    monkeypatch.setattr(run.Target, "write", flip)
+    monkeypatch.setattr(target.Target, "write", flip)
     with pytest.raises(errors.CheckpointError, match="reads otherwise than it was written"):
         convert(_todo(tmp_path / "src"), tmp_path / "dst")
     _, result = convert(_todo(tmp_path / "src"), tmp_path / "unseen", verify="none")
@@ -224,24 +226,24 @@ def test_what_is_written_wrong_is_found(tmp_path, monkeypatch):
 
 def test_a_wrong_reference_is_found(tmp_path, monkeypatch):
     save(tmp_path / "src", {"a": jnp.arange(400.0), "b": jnp.arange(400.0) + 1})
-    found = run.reference.renames
+    found = reference.renames
 
     def swapped(source, chosen):
         names = found(source, chosen)
         keys = [name for name in names if "/c" in name or name.endswith("/0")]
         told = dict(names)
         told[keys[0]], told[keys[1]] = names[keys[1]], names[keys[0]]
-        monkeypatch.setattr(run.reference, "renames", found)
+        monkeypatch.setattr(reference, "renames", found)
         return told
 
-    share = run.reference.share
-    monkeypatch.setattr(run.reference, "renames", swapped)
+    share = reference.share
+    monkeypatch.setattr(reference, "renames", swapped)
 
     def honest(source, target, chosen, how):
         share(source, target, chosen, how)
         return found(source, chosen)
 
-    monkeypatch.setattr(run.reference, "share", honest)
+    monkeypatch.setattr(reference, "share", honest)
     with pytest.raises(errors.CheckpointError, match="expected the very bytes of"):
         convert(renamed(storage.open(tmp_path / "src")), tmp_path / "dst")
 
@@ -262,6 +264,30 @@ def test_odd_names_stay_inside(tmp_path):
     assert len(contents(tmp_path / "dst")) == len(source.tree())
     with pytest.raises(errors.ConvertError, match="no safe name of a file"):
         convert(todo, tmp_path / "plain", ocdbt=False)
+
+
+def test_names_that_are_too_long_for_files(tmp_path):
+    source = storage.open(save(tmp_path / "source", {"w": jnp.ones(3)}))
+    longest = renamed(source, lambda path: ("a" * 255,))
+    convert(longest, tmp_path / "fits", ocdbt=False)
+    assert contents(tmp_path / "fits").keys() == {("a" * 255,)}
+    longer = renamed(source, lambda path: ("é" * 128,))
+    with pytest.raises(errors.ConvertError, match=r"256 bytes.*--ocdbt"):
+        convert(longer, tmp_path / "result", ocdbt=False)
+    assert not (tmp_path / "result").exists()
+    convert(longer, tmp_path / "database", ocdbt=True)
+    assert contents(tmp_path / "database").keys() == {("é" * 128,)}
+
+
+def test_types_that_orbax_cannot_hold(tmp_path):
+    weights = {"w": np.ones((2, 2), ml_dtypes.uint4), "b": np.ones(2, ml_dtypes.int4)}
+    (tmp_path / "both.msgpack").write_bytes(serialization.to_bytes(weights))
+    source = storage.open(tmp_path / "both.msgpack")
+    with pytest.raises(errors.ConvertError, match=r"moved/w.*cannot hold uint4"):
+        convert(renamed(source), tmp_path / "result")
+    assert not (tmp_path / "result").exists()
+    convert(renamed(source, skip=[("w",)]), tmp_path / "result")
+    assert contents(tmp_path / "result").keys() == {("moved", "b")}
 
 
 def test_two_leaves_in_one_place(tmp_path):

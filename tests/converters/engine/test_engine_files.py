@@ -103,7 +103,9 @@ def test_msgpack_becomes_msgpack_orbax_and_back(flax_file, tmp_path):
     wanted = {path: value for path, value in expected().items() if path not in zero}
     assert_equal(found_in(storage.open(tmp_path / "c.msgpack")), wanted)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("b.msgpack", "c.msgpack", "orbax", "state.msgpack")
+        *("b.msgpack", "c.msgpack"),
+        *("maxmig.checksums.b.msgpack.json", "maxmig.checksums.c.msgpack.json"),
+        *("orbax", "state.msgpack"),
     ]
 
 

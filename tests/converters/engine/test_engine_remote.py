@@ -6,7 +6,7 @@ from engine_cases import apart, contents, convert, renamed, save, state
 
 from maxmig import errors
 from maxmig.converters import storage
-from maxmig.converters.engine import plan, routes, run
+from maxmig.converters.engine import check, plan, remote, routes, run
 from maxmig.converters.engine.options import Options
 from maxmig.converters.leaves import Hole
 from maxmig.converters.storage import kv
@@ -59,12 +59,12 @@ def test_a_bucket_is_complete_or_does_not_count(tmp_path, monkeypatch):
         raise OSError("the network is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.check, "check", fail)
+        patch.setattr(check, "check", fail)
         with pytest.raises(OSError, match="network"):
             to(todo, url)
     assert not kv.directory(url).list().result()
     with monkeypatch.context() as patch:  # as after kill -9: all is there but the marker
-        patch.setattr(run.remote.Remote, "commit", lambda self: None)
+        patch.setattr(remote.Remote, "commit", lambda self: None)
         to(todo, url)
     with pytest.raises(errors.CheckpointError, match="there is no complete step"):
         storage.open(url)

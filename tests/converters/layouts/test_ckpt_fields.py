@@ -1,6 +1,8 @@
 """What lies beside a model: fields of a TrainState, collisions, holes, several states in a tree."""
 
 import json
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from maxmig.converters import checkpoint, convert, layouts, mapping
 from maxmig.converters.layouts import Hints
 from maxmig.converters.leaves import DiskPath, Hole, Leaf
 from maxmig.converters.mapping import files, values
+from maxmig.converters.storage import kv
 
 INT = Leaf((), "int32", 4)
 
@@ -156,19 +159,27 @@ def test_holes_in_collections_come_back(seen):
         seen(placeholder)
 
 
-def test_one_of_several_states_in_a_tree(tmp_path, maxmig):
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory) -> Path:
+    """Two states in one tree."""
     import orbax.checkpoint as ocp
 
     def state(number: float) -> dict[str, Any]:
         held = {"Dense_0": {"kernel": np.full((2, 3), number, np.float32)}}
         return {"params": held, "opt_state": [{"mu": held}, None], "step": np.int32(number)}
 
-    gan = tmp_path / "gan"
-    ocp.PyTreeCheckpointer().save(gan, {"generator": state(1), "critic": state(2)})
+    place = tmp_path_factory.mktemp("states") / "gan"
+    ocp.PyTreeCheckpointer().save(place, {"generator": state(1), "critic": state(2)})
+    return place
+
+
+def test_one_of_several_states_in_a_tree(gan, tmp_path, maxmig):
     code, _, told = maxmig("ckpt", "convert", gan, tmp_path / "n", "--to", "nnx")
     assert code == 4 and "CHECKPOINT/critic" in told and "'generator' (linen-state)" in told
     code, out, _ = maxmig("ckpt", "inspect", gan / "critic", "--tree")
     assert code == 0 and "linen-state" in out and "generator" not in out
+    code, out, _ = maxmig("ckpt", "inspect", gan / "critic", "--chunks")
+    assert code == 0 and "critic/step" in out and "generator" not in out
     convert.run(convert.plan(checkpoint.read(gan / "critic"), "nnx"), tmp_path / "n")
     convert.run(convert.plan(checkpoint.read(tmp_path / "n"), "linen"), tmp_path / "l")
     assert maxmig("ckpt", "diff", gan / "critic", tmp_path / "l")[0] == 0
@@ -178,6 +189,50 @@ def test_one_of_several_states_in_a_tree(tmp_path, maxmig):
     assert code == 4 and "its top-level keys are: critic, generator" in told
     for gone in (tmp_path / "gone" / "x", tmp_path / "n" / "9"):
         assert "there is nothing" in maxmig("ckpt", "inspect", gone)[2]
+
+
+def test_one_of_several_states_is_verified_alone(gan, tmp_path, maxmig):
+    mine = shutil.copytree(gan, tmp_path / "gan")
+    code, out, _ = maxmig("ckpt", "verify", mine / "critic")
+    assert code == 3 and "of 3 nothing is recorded (critic/" in out and "generator" not in out
+    assert maxmig("ckpt", "verify", mine / "critic", "--record")[0] == 0
+    assert maxmig("ckpt", "verify", mine / "critic")[0] == 0
+    code, out, _ = maxmig("ckpt", "verify", mine)
+    assert code == 3 and "3 arrays hold" in out and "of 3 nothing is recorded (generator/" in out
+    assert maxmig("ckpt", "verify", mine / "judge")[0] == 4
+
+
+@pytest.mark.parametrize("folder", ["", "ckpts/9", "ckpts/9/items"])
+def test_one_of_several_states_in_a_bucket(folder, gan, tmp_path, maxmig):
+    """Behind a tree, a step, its items, and the directory of steps."""
+    url = f"memory://states/{uuid.uuid4()}"
+    store = kv.directory(url)
+    for file in gan.rglob("*"):
+        if file.is_file():
+            name = file.relative_to(gan).as_posix()
+            above = folder.removesuffix("/items") if name == "_CHECKPOINT_METADATA" else folder
+            store.write("/".join(filter(None, (above, name))), file.read_bytes()).result()
+    if folder:
+        store.write("ckpts/9/commit_success.txt", b"done").result()
+    found = [f"{url}/{folder}".rstrip("/")]
+    if folder.endswith("items"):
+        found += [f"{url}/ckpts/9", f"{url}/ckpts"]
+    for place in found:
+        assert maxmig("ckpt", "diff", f"{place}/critic", gan / "critic")[0] == 0
+        assert maxmig("ckpt", "diff", f"{place}/generator", gan / "critic")[0] == 1
+        code, out, _ = maxmig("ckpt", "inspect", f"{place}/critic", "--chunks")
+        assert code == 0 and "linen-state" in out and "critic/step" in out
+        assert "generator/step" not in out
+        assert maxmig("ckpt", "verify", f"{place}/critic")[0] == 3
+        code, _, told = maxmig("ckpt", "hash", f"{place}/judge")
+        assert code == 4 and "its top-level keys are: critic, generator" in told
+    made = tmp_path / "made"
+    assert maxmig("ckpt", "convert", f"{found[-1]}/critic", made, "--to", "nnx")[0] == 0
+    assert maxmig("ckpt", "verify", made, "--against", gan / "critic")[0] == 0
+    wrong = [f"memory://states/{uuid.uuid4()}/x", f"{url}/7"]
+    for gone in (*wrong, f"{url}/ckpts/7") if folder else wrong:
+        code, _, told = maxmig("ckpt", "hash", gone)
+        assert code == 4 and "there is no complete step" in told
 
 
 DEEP = {("params", "params", "kernel"): leaf(2, 3), ("params", "Dense_0", "kernel"): leaf(3, 2)}

@@ -46,6 +46,13 @@ def arrays(directory: Path) -> dict[str, Any]:
     }
 
 
+def digest(directory: Path) -> str:
+    """The digest of a state, which a layout does not change."""
+    from maxmig.converters.compare import hash
+
+    return hash.fingerprint(checkpoint.read(directory)).digest
+
+
 def optimizers() -> dict[str, Any]:
     """The sixteen of the field, and some nested deeper."""
     import jax

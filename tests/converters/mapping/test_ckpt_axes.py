@@ -89,6 +89,7 @@ def test_a_higher_axis_is_told_where_no_lower_one_is_possible(tmp_path: Path) ->
     [
         ({"scan": False, "from_scan_axis": 1}, "cannot be on axis 1"),
         ({"scan": False, "from_scan_axis": 4}, "cannot be on axis 4"),
+        ({"from_scan_axis": 1}, "cannot be on axis 1"),  # it would be in the result's metadata
         ({"scan_axis": -1}, "expected an axis, 0 or more"),
     ],
 )

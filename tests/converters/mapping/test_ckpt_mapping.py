@@ -156,6 +156,7 @@ def test_what_has_no_inverse_says_so(pattern: str) -> None:
     [
         ([{"rename": "nowhere", "to": "x"}], "a rule matches nothing"),
         ([{"rename": "block_0", "to": "block_1"}], "two leaves would have this path"),
+        ([{"rename": "head/kernel", "to": "block_0"}], "block_0: is a leaf, and holds params/bl"),
         ([{"split": "head/wide", "to": ["a", "b"], "axis": 1, "sizes": [1, 1]}], "do not make up"),
         ([{"concat": ["head/kernel", "gone"], "to": "x", "axis": 0}], "not there: gone"),
         ([{"transpose": "head/kernel", "axes": [2, 0, 1]}], "expected 3 axes"),

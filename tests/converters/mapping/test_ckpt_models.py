@@ -85,3 +85,4 @@ def test_equal_outputs_and_the_way_back(model: str, tmp_path: Path) -> None:
     a, b = mapping_cases.arrays(source), mapping_cases.arrays(back)
     assert a.keys() == b.keys()
     assert [path for path in a if not mapping_cases.same_bits(a[path], b[path])] == []
+    assert len({mapping_cases.digest(place) for place in (source, made, back)}) == 1

@@ -12,11 +12,12 @@ from maxmig import errors
 from maxmig.cli import main
 from maxmig.config import Stage
 from maxmig.core import attention, mlp, norms
-from maxmig.parity import bugs, localize, selftest, sides
-from maxmig.parity.results import Verdict
-from maxmig.parity.sides import Side
+from maxmig.parity.faults import bugs, selftest, specimen
+from maxmig.parity.faults.specimen import Side
+from maxmig.parity.findings.check import Verdict
+from maxmig.parity.rungs import localize
 
-PAIR = Side(sides.small(), Stage.LINEN), Side(sides.small(), Stage.NNX)
+PAIR = Side(specimen.small(), Stage.LINEN), Side(specimen.small(), Stage.NNX)
 NAMES = [bug.name for bug in bugs.BUGS]
 
 

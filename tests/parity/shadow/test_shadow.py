@@ -10,10 +10,11 @@ import pytest
 from jax import lax
 
 from maxmig import errors
-from maxmig.parity import bugs, programs, shadow, sides
+from maxmig.parity import programs, shadow
+from maxmig.parity.faults import bugs, specimen
+from maxmig.parity.faults.specimen import Side
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.programs import Program
-from maxmig.parity.results import Verdict
-from maxmig.parity.sides import Side
 
 Fn = Callable[[Any, Any], Any]
 SHAPE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -198,7 +199,7 @@ def test_wrong_inputs_are_told() -> None:
 
 @pytest.mark.parametrize("scan", [True, False])
 def test_both_wings_in_float64_and_borrowed_names(scan: bool) -> None:
-    cfg = sides.small(scan_layers=scan)
+    cfg = specimen.small(scan_layers=scan)
     control, candidate = Side(cfg, "linen"), Side(cfg, "nnx")  # type: ignore[arg-type]
     name = "gradients"
     pair = [side.programs([name])[name] for side in (control, candidate)]
@@ -212,7 +213,7 @@ def test_both_wings_in_float64_and_borrowed_names(scan: bool) -> None:
 
 
 def test_bug_in_a_scanned_layer_is_named_with_its_number() -> None:
-    cfg = sides.small(scan_layers=True)
+    cfg = specimen.small(scan_layers=True)
     control = Side(cfg, "nnx")  # type: ignore[arg-type]
     candidate = Side(cfg, "linen", bugs.named("gelu-for-silu"))  # type: ignore[arg-type]
     pair = [side.programs(["forward"])["forward"] for side in (control, candidate)]
@@ -221,7 +222,7 @@ def test_bug_in_a_scanned_layer_is_named_with_its_number() -> None:
 
 
 def test_without_any_names_parameters_tell_the_module() -> None:
-    cfg = sides.small()
+    cfg = specimen.small()
     control = Side(cfg, "nnx")  # type: ignore[arg-type]
     candidate = Side(cfg, "nnx", bugs.named("dead-neuron"))  # type: ignore[arg-type]
     pair = [side.programs(["forward"])["forward"] for side in (control, candidate)]
@@ -230,7 +231,7 @@ def test_without_any_names_parameters_tell_the_module() -> None:
 
 
 def test_isolated_layers_answer_for_themselves() -> None:
-    cfg = sides.small()
+    cfg = specimen.small()
     control = Side(cfg, "linen")  # type: ignore[arg-type]
     candidate = Side(cfg, "nnx", bugs.named("epsilon"))  # type: ignore[arg-type]
     pair = [side.programs(["forward"])["forward"] for side in (control, candidate)]

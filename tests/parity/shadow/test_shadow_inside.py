@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from maxmig.parity import localize, programs, shadow
+from maxmig.parity import programs, shadow
+from maxmig.parity.findings.check import Verdict
 from maxmig.parity.programs import Program
-from maxmig.parity.results import Verdict
+from maxmig.parity.rungs import localize
 from maxmig.parity.shadow import loops, rules, walk
 
 Fn = Callable[[Any, Any], Any]

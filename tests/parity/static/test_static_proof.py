@@ -15,9 +15,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from maxmig import config, errors
-from maxmig.parity import bugs, programs, sides, static
+from maxmig.parity import programs, static
+from maxmig.parity.faults import bugs, specimen
+from maxmig.parity.faults.specimen import Side
 from maxmig.parity.programs import Program
-from maxmig.parity.sides import Side
 
 Fn = Callable[..., Any]
 SHAPE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -441,7 +442,7 @@ def test_seventy_billion_parameters_without_a_weight() -> None:
     "bug", [b for b in bugs.BUGS if b.name != "swapped-layers"], ids=lambda bug: bug.name
 )
 def test_bug_in_all_layers_of_a_scan_is_found(bug: bugs.Bug) -> None:
-    cfg = sides.small(scan_layers=True, base_num_decoder_layers=3)
+    cfg = specimen.small(scan_layers=True, base_num_decoder_layers=3)
     control = Side(cfg, "linen").programs([bug.program])[bug.program]  # type: ignore[arg-type]
     candidate = Side(cfg, "nnx", bug).programs([bug.program])[bug.program]  # type: ignore[arg-type]
     proof = static.prove(control, candidate)

@@ -1,0 +1,1 @@
+"""One side kept on disk, and held against another one later, or on another machine."""
