@@ -120,7 +120,8 @@ class Concat:
                 f"{', '.join(map(str, sources))}"
             )
         size = sum(source.shape[self.axis] for source in sources)
-        return first.reshaped(_resized(first.shape, self.axis, size))
+        full = max(sources, key=lambda source: source.nbytes)  # an empty one tells no bytes
+        return full.reshaped(_resized(first.shape, self.axis, size))
 
     def parts(self, box: Box, sources: Sequence[Leaf]) -> Parts:
         found = []

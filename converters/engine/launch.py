@@ -103,8 +103,8 @@ def _wait(running: Sequence[subprocess.Popen]) -> int:
     first: int | None = None
     until = 0.0
     ways = iter((subprocess.Popen.terminate, subprocess.Popen.kill))
-    while any(process.poll() is None for process in running):
-        bad = [index for index, process in enumerate(running) if process.returncode]
+    while None in (codes := [process.poll() for process in running]):
+        bad = [index for index, code in enumerate(codes) if code]
         if bad and first is None:
             first, until = bad[0], time.monotonic() + _GRACE
         if first is not None and time.monotonic() > until:
@@ -113,18 +113,18 @@ def _wait(running: Sequence[subprocess.Popen]) -> int:
             for process in running:
                 end(process)
         time.sleep(0.05)
-    codes = [process.returncode for process in running]
-    if any(code in (-signal.SIGINT, 128 + signal.SIGINT) for code in codes):
+    ended = [process.returncode for process in running]
+    if any(code in (-signal.SIGINT, 128 + signal.SIGINT) for code in ended):
         return 128 + signal.SIGINT  # they were stopped, whatever the others made of it
     if first is None:
-        first = next((index for index, code in enumerate(codes) if code), 0)
-    if codes[first] < 0:
+        first = next((index for index, code in enumerate(ended) if code), 0)
+    if ended[first] < 0:
         raise errors.CheckpointError(
-            f"process {first} of {len(codes)} was ended by signal {-codes[first]} "
-            f"({signal.Signals(-codes[first]).name}); nothing was put in place. Go on with the "
+            f"process {first} of {len(ended)} was ended by signal {-ended[first]} "
+            f"({signal.Signals(-ended[first]).name}); nothing was put in place. Go on with the "
             "same command and --resume"
         )
-    return codes[0] if codes[0] > 0 else codes[first]
+    return ended[0] if ended[0] > 0 else ended[first]
 
 
 def _free_port() -> int:

@@ -10,6 +10,7 @@ from flax.training import train_state
 from maxmig import errors
 from maxmig.converters import checkpoint, convert, inspect, mapping
 from maxmig.converters.compare import diff, hash
+from maxmig.converters.engine.options import Options
 
 
 class _State(train_state.TrainState):
@@ -106,6 +107,17 @@ def test_a_checkpoint_of_the_v1_api(tmp_path):
     (one / "orbax.checkpoint").unlink()
     with pytest.raises(errors.CheckpointError, match="missing in one of one/ and state/"):
         inspect.inspect(one)
+
+
+def test_numbers_of_four_bits_in_the_older_zarr(tmp_path):
+    kernel = np.arange(-8, 8).reshape(4, 4).astype("int4")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as saver:
+        tree = {"params": {"Dense_0": {"kernel": kernel}}}
+        saver.save(tmp_path / "src", args=ocp.args.PyTreeSave(tree))
+    todo = convert.plan(checkpoint.read(tmp_path / "src"), "nnx")
+    convert.run(todo, tmp_path / "made", options=Options(zarr=2))
+    found = ocp.PyTreeCheckpointer().restore(tmp_path / "made" / "0" / "items")
+    np.testing.assert_array_equal(found["Dense_0"]["kernel"]["value"], kernel)
 
 
 def test_a_file_of_flax_needs_no_suffix_and_goes_there_and_back(tmp_path):

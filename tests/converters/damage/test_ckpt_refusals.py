@@ -138,8 +138,10 @@ def test_the_exit_code_of_several_processes(monkeypatch):
     assert launched(2, "sys.exit(4)") == 4
     assert launched(2, "sys.exit(5) if me else time.sleep(60)") == 5
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    start = time.monotonic()
     with pytest.raises(errors.CheckpointError, match=r"process 1 of 2 .*SIGKILL.*--resume"):
         launched(2, "os.kill(os.getpid(), 9) if me else None; " + deaf)
+    assert time.monotonic() - start < 30  # the deaf one was not waited for
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -141,3 +141,9 @@ def test_groups_of_parts_lead_back_and_holes_are_refused():
 def test_what_does_not_fit_is_refused(op, leaves, told):
     with pytest.raises(errors.ConvertError, match=told):
         op.result(leaves)
+
+
+def test_empty_parts_join_the_others():
+    """An empty one tells no bytes, wherever it stands."""
+    empty, full = Leaf((4, 0), "float32", 0), Leaf((4, 10), "float32", 160)
+    assert Concat(1).result([empty, full]) == Concat(1).result([full, empty]) == full

@@ -152,3 +152,28 @@ def test_another_optimizer_is_refused(tmp_path: Any) -> None:
     source = mapping_cases.save(tmp_path / "nnx", nnx.state(native))
     with pytest.raises(errors.ConvertError, match=r"missing in the checkpoint: opt_state/0/trace"):
         mapping_cases.convert(source, tmp_path / "x", "linen", optimizer=found["momentum"])
+
+
+def test_a_pair_of_states_and_the_way_back_to_the_same_layout(tmp_path: Any) -> None:
+    """An optimizer without its model beside the model, as flax 0.11 and later have them."""
+    import optax
+    from flax import nnx
+
+    tx = optax.adamw(1e-3)
+    linen = linen_state(tx, weights()).apply_gradients(grads=grads(weights(), 1))
+    source = mapping_cases.save(tmp_path / "linen", linen)
+    made = mapping_cases.convert(source, tmp_path / "pair", "nnx-pair")
+    model = nnx_optimizer(tx, grads(weights(), 9)).model
+    alone = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    pair = {"model": nnx.state(model), "optimizer": nnx.state(alone)}
+    found = restored(made, pair)
+    merged = {"model": found["model"], "opt_state": found["optimizer"]["opt_state"]}
+    a, b = flat_linen(linen), flat(merged)
+    assert a.keys() == b.keys()
+    assert all(mapping_cases.same_bits(a[path], b[path]) for path in a)
+    mapping_cases.convert(tmp_path / "pair", tmp_path / "back", "linen")
+    assert mapping_cases.checkpoint.read(tmp_path / "back").layout.name == "linen-state"
+    native = mapping_cases.save(tmp_path / "native", pair)  # no metadata tell of it
+    mapping_cases.convert(native, tmp_path / "state", "linen-state")
+    again = mapping_cases.convert(tmp_path / "state", tmp_path / "again", "nnx")
+    assert mapping_cases.arrays(again).keys() == mapping_cases.arrays(native).keys()
