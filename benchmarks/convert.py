@@ -19,7 +19,10 @@ from maxmig import errors
 
 SIZES = (256, 1024, 3072)  # MiB
 OURS = ("rename", "unstack", "copy", "copy-sync", "stream", "stream-tight", "cast")
-OTHERS = ("cp", "cp-sync", "orbax", "everything", "everything-cast")
+OTHERS = (
+    *("cp", "cp-sync", "orbax", "everything", "everything-cast"),
+    *("everything-compared", "everything-cast-compared"),
+)
 WAYS = (*OTHERS, *OURS)
 WHAT = {
     "cp": "cp -r",
@@ -27,6 +30,8 @@ WHAT = {
     "orbax": "Orbax: load all, save all",
     "everything": "load all, take layers apart, save all",
     "everything-cast": "load all, cast to bfloat16, save all",
+    "everything-compared": "load all, take layers apart, save all, load that and compare",
+    "everything-cast-compared": "load all, cast to bfloat16, save all, load that and compare",
     "rename": "Linen to NNX, names only (by reference)",
     "unstack": "layers apart, a layer a chunk (by reference)",
     "copy": "Linen to NNX, --copy --no-fsync (by chunk)",

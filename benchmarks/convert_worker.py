@@ -65,7 +65,7 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
         return lambda: subprocess.run(["cp", "-r", source, result], check=True)
     if what == "cp-sync":
         return lambda: _copied(source, result)
-    if what in ("orbax", "everything", "everything-cast"):
+    if what == "orbax" or what.startswith("everything"):
         import jax
         import orbax.checkpoint as ocp
 
@@ -112,22 +112,32 @@ def _load_everything(what: str, source: Path, result: Path, ocp: Any, jax: Any) 
     import ml_dtypes
     import numpy as np
 
-    load = ocp.RestoreArgs(restore_type=np.ndarray)
-    items = source / "0" / "items"
-    handler = ocp.PyTreeCheckpointHandler()
-    metadata = handler.metadata(items).tree
-    asked = ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: load, metadata))
-    state = handler.restore(items, args=asked)
-    if what == "everything":
-        state = _apart(state)
-    elif what == "everything-cast":
+    state = _loaded(source, ocp, jax)
+    if what.startswith("everything-cast"):
 
         def narrow(array: Any) -> Any:
             return array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
 
         state = jax.tree.map(narrow, state)
+    elif what.startswith("everything"):
+        state = _apart(state)
     with ocp.CheckpointManager(result) as manager:
         manager.save(0, args=ocp.args.Composite(items=ocp.args.PyTreeSave(state)))
+    if what.endswith("compared"):
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), state, _loaded(result, ocp, jax))
+        if not all(jax.tree.leaves(same)):
+            raise AssertionError("the result reads otherwise than it was saved")
+
+
+def _loaded(directory: Path, ocp: Any, jax: Any) -> Any:
+    import numpy as np
+
+    load = ocp.RestoreArgs(restore_type=np.ndarray)
+    items = directory / "0" / "items"
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(items).tree
+    asked = ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: load, metadata))
+    return handler.restore(items, args=asked)
 
 
 def _apart(tree: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from maxmig import errors
+from maxmig.converters import remembered
 
 STEP_METADATA = "_CHECKPOINT_METADATA"
 TREE_METADATA = "_METADATA"
@@ -187,7 +188,8 @@ def metadata(place: Place) -> dict[str, Any]:
     """The custom metadata of a step: what the writer wanted to be remembered; empty when none."""
     for directory in (place.step_dir, place.items):
         if directory is not None and (directory / STEP_METADATA).is_file():
-            return dict(read_json(directory / STEP_METADATA).get("custom_metadata") or {})
+            file = directory / STEP_METADATA
+            return remembered.custom(read_json(file), str(file))
     return {}
 
 

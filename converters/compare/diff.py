@@ -6,7 +6,7 @@ differs, `+` only in B, `-` only in A, `>` renamed, `!` unreadable.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maxmig import errors, trees
 from maxmig.converters import axes
@@ -116,18 +116,36 @@ def _stacked(
     """Both sides in one scan layout: the stacked one, which has one line for all layers."""
     sides = (a, b)
     scan = True if {a.scan_layers, b.scan_layers} == {True, False} else None
-    own = [forms.layer_axis(side) for side in sides]
-    if a.leaves == b.leaves and None in (told := [s.own.get("param_scan_axis") for s in sides]):
+    known = [_axis_told(a, b), _axis_told(b, a)]
+    own = [forms.layer_axis(side, told) for side, told in zip(sides, known, strict=True)]
+    told = [s.own.get("param_scan_axis", axis) for s, axis in zip(sides, known, strict=True)]
+    if a.leaves == b.leaves and None in told:
         own = [max(told, key=lambda axis: axis is not None)] * 2  # no other one where shapes agree
     axis = next((each for each in own if each is not None), None)
     moved = [bool(scan) or each not in (None, axis) for each in own]
     if any(moved) and any(axes.nested(side.leaves) for side in sides):
         scan, moved = False, [False, False]  # stacks in stacks have no single axis
     both = []
-    for side, reader, other in zip(sides, readers, moved, strict=True):
+    for side, reader, other, first in zip(sides, readers, moved, known, strict=True):
         to, mine = axis if other else None, rules if side is a else ()
-        both.append(forms.of(side, reader, scan=scan, axis=to, rules=mine, linen=linen))
+        asked: dict[str, Any] = {"scan": scan, "axis": to, "known": first, "rules": mine}
+        found = forms.of(side, reader, **asked, linen=linen)
+        if any(moved) and first is not None:
+            note = (
+                f"{side.storage.url}: its layers are taken to be on axis {first}, as the "
+                "conversion was told that the other side records (--from-scan-axis)"
+            )
+            found = dataclasses.replace(found, notes=(*found.notes, note))
+        both.append(found)
     return both[0], both[1]
+
+
+def _axis_told(side: Checkpoint, other: Checkpoint) -> int | None:
+    """The layer axis that the conversion to the other side was told, if it can be this side's."""
+    told = replan.recorded(other, side).get("from_scan_axis")
+    if "param_scan_axis" in side.own or not side.scan_layers or not isinstance(told, int):
+        return None
+    return told if forms.layer_axis(side, told) == told else None
 
 
 def _as_linen(a: Checkpoint, b: Checkpoint, readers: Sequence[Reader]) -> Sides:

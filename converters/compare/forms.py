@@ -51,6 +51,7 @@ def of(
     *,
     scan: bool | None = None,
     axis: int | None = None,
+    known: int | None = None,
     rules: Sequence[Rule] = (),
     way: back.Way = _NOWHERE,
     linen: bool = False,
@@ -62,6 +63,7 @@ def of(
         source: reads them.
         scan: stack the layers, take them apart, or None: leave them.
         axis: the layer axis of stacked leaves; None keeps the source's.
+        known: the source's layer axis, where its own metadata do not tell it.
         rules: of a mapping file, carried out first, as a conversion would; leaves that they drop or
             derive are left out.
         way: of the checkpoint's own metadata, gone before all else.
@@ -73,7 +75,7 @@ def of(
     notes: tuple[str, ...] = ()
     state = start(checkpoint.leaves, checkpoint.skeleton)
     carry.out(state, way.rules)
-    known = way.axis if way.rules else checkpoint.own.get("param_scan_axis")
+    known = way.axis if way.rules else checkpoint.own.get("param_scan_axis", known)
     own = _layer_axis(state.leaves(), known)
     try:
         restack.on(state, scan=scan, axis=axis, source_axis=own, todo=rules)
@@ -117,9 +119,14 @@ def _as_linen(state: State) -> None:
             state.items, state.skeleton = before
 
 
-def layer_axis(checkpoint: Checkpoint) -> int | None:
-    """The layer axis of a scanned checkpoint; None where there is none or it cannot be told."""
-    return _layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis"))
+def layer_axis(checkpoint: Checkpoint, known: int | None = None) -> int | None:
+    """The layer axis of a scanned checkpoint; None where there is none or it cannot be told.
+
+    Args:
+        checkpoint: whose layers.
+        known: the axis, where its own metadata do not tell it.
+    """
+    return _layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis", known))
 
 
 def _layer_axis(leaves: Mapping[str, Leaf], known: int | None) -> int | None:

@@ -138,12 +138,14 @@ def _measured(
         far = np.abs(wide[0] - wide[1])
         scale = np.abs(wide[1])
         relative = np.where(far == 0, 0.0, far / scale)
-        within = far <= tolerance.atol + tolerance.rtol * scale
+        finite = np.isfinite(wide[0]) & np.isfinite(wide[1])  # rtol of infinity is infinity
+        within = finite & (far <= tolerance.atol + tolerance.rtol * scale)
     ulps = _ulps(one, two)
     if tolerance.ulp:
         within = np.zeros(one.shape, bool)
-        if ulps is not None:  # no count of units lies between NaN and a number
+        if ulps is not None:  # no count of units lies between a number and what is none
             within = (ulps <= tolerance.ulp) & (np.isnan(one) == np.isnan(two))
+            within &= np.isfinite(wide[0]) == np.isfinite(wide[1])
     return Gap(
         elements=a.size,
         differing=one.size,

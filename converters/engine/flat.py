@@ -2,28 +2,17 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import ops
+from maxmig.converters.engine.target import Done
 from maxmig.converters.storage import msgpack, orbax_tree, safetensors, zarr
 from maxmig.converters.transfers import Box, Conversion
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass(frozen=True)
-class Done:
-    """A future of what is there already."""
-
-    value: Any
-
-    def result(self) -> Any:
-        """What is there."""
-        return self.value
 
 
 class FlatTarget:

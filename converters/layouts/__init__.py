@@ -127,7 +127,9 @@ def detect(tree: DiskTree) -> tuple[Layout, Evidence]:
     told = "\n".join(f"  {found.layout}: {'; '.join(found.reasons)}" for found in evidence)
     tops = ", ".join(sorted({str(path[0]) for path in tree if path})) or "none"
     what = "more than one layout fits" if fitting else "no known layout fits"
-    advice = "`ckpt convert --from LAYOUT` takes it for the layout that you know it to be"
+    advice = (
+        "--from LAYOUT (of convert, diff, hash, ...) takes it for the layout that you know it to be"
+    )
     if inner := _inside(tree):
         states = ", ".join(f"{key!r} ({name})" for key, name in inner.items())
         advice = (

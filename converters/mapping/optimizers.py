@@ -49,12 +49,18 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-        return found if hasattr(found, "init") else found()
+        found = found if hasattr(found, "init") else found()
     except Exception as error:
         raise errors.ConfigError(
             f"optimizer: {name}: expected an optax optimizer, or a function without arguments that "
             f"makes one, but getting it failed: {type(error).__name__}: {error}"
         ) from error
+    if not callable(getattr(found, "init", None)):
+        raise errors.ConfigError(
+            f"optimizer: {name}: expected an optax optimizer, or a function without arguments that "
+            f"makes one; got {type(found).__name__}"
+        )
+    return found
 
 
 def _walked(tx: Any, state: State) -> skeletons.Skeleton:
@@ -67,4 +73,10 @@ def _walked(tx: Any, state: State) -> skeletons.Skeleton:
         for path, item in state.items.items()
         if path.startswith("params/")
     }
-    return optim.skeleton(tx, params)
+    try:
+        return optim.skeleton(tx, params)
+    except Exception as error:
+        raise errors.ConfigError(
+            f"optimizer: expected an optax optimizer for these parameters, but its init failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -105,7 +105,7 @@ def cast(state: State, dtype: str | None) -> None:
 
 def _types(dtype: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    for part in dtype.split(",") if dtype else ():
+    for part in dtype.split(",") if dtype is not None else ():
         section, _, name = part.strip().rpartition("=")
         if name not in _FLOATS or section not in ("", "params", "opt_state"):
             raise errors.ConfigError(

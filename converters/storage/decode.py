@@ -10,10 +10,11 @@ import functools
 import io
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maxmig.converters import narrow
-from maxmig.converters.storage import files, zarr
+from maxmig.converters.storage import files
 from maxmig.converters.storage.zarr import Array
 from maxmig.converters.transfers import Box
 
@@ -28,6 +29,7 @@ _BYTES = (
 )
 _INDEX_CODECS = [_BYTES[0], {"name": "crc32c"}]
 _READ = 128 << 10  # bytes that are read at once, so that they are decoded in the cache
+_COMPARED = 1 << 20  # bytes that are compared at once
 _INDEX = 20  # bytes: the place and the size of the only part of a shard, and their CRC-32C
 
 
@@ -41,19 +43,58 @@ def decode(
         value: the stored value.
         narrowed: float32 becomes bfloat16 on the way, so that float32 is never held.
     """
-    form = _form(array)
-    if form is None or (narrowed and array.dtype != "float32"):
+    if narrowed and array.dtype != "float32":
         return None
-    compressed, sharded = form
-    if sharded and not _alone(value):
-        return None
-    size = len(value) - (_INDEX if sharded else 0)
-    if not compressed and size != zarr.nbytes(array.stored, array.dtype):
-        return None
-    source: Any = memoryview(value)[:size] if isinstance(value, bytes) else value.upto(size)
-    with _reader(source, compressed=compressed) as reader:
+    with _opened(array, value) as reader:
+        if reader is None:
+            return None
         found = _narrowed(reader, array) if narrowed else _plain(reader, array)
         return None if found is None or reader.read(1) else found
+
+
+def holds(array: Array, value: bytes, data: "np.ndarray") -> bool | None:
+    """Whether a stored value has the bits of an array of its shape; None: ask TensorStore.
+
+    They are compared while they are decoded, and never held as a whole.
+    """
+    import numpy as np
+
+    if data.shape != array.stored or data.dtype != np.dtype(array.dtype):
+        return None
+    wanted = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    block = np.empty(_COMPARED, np.uint8)
+    with _opened(array, value) as reader:
+        if reader is None:
+            return None
+        for start in range(0, wanted.size, _COMPARED):
+            part = wanted[start : start + _COMPARED]
+            if not _filled(reader, block[: part.size]):
+                return None
+            if not np.array_equal(block[: part.size], part):
+                return False
+        return None if reader.read(1) else True
+
+
+@contextlib.contextmanager
+def _opened(array: Array, value: "bytes | files.Part") -> Iterator[Any]:
+    """A reader of the decoded bytes of a value; None where its form is not for us."""
+    import zstandard
+
+    form = _form(array)
+    if form is None or (form.sharded and not _alone(value)):
+        yield None
+        return
+    size = len(value) - (_INDEX if form.sharded else 0)
+    source: Any = memoryview(value)[:size] if isinstance(value, bytes) else value.upto(size)
+    if not form.compressed:
+        yield io.BytesIO(source) if isinstance(source, memoryview) else source
+        return
+    decompressor = zstandard.ZstdDecompressor()
+    with (
+        contextlib.suppress(zstandard.ZstdError),  # nothing is found then
+        decompressor.stream_reader(source, read_size=_READ, read_across_frames=True) as reader,
+    ):
+        yield reader
 
 
 def _plain(reader: Any, array: Array) -> "np.ndarray | None":
@@ -116,8 +157,15 @@ def _inside(array: Array, part: Box) -> tuple[slice, ...]:
     return tuple(slice(start % size, (stop - 1) % size + 1) for (start, stop), size in found)
 
 
-def _form(array: Array) -> tuple[bool, bool] | None:
-    """Whether values are compressed by Zstandard, and whether each is a shard of one part."""
+class _Form(NamedTuple):
+    """How values are stored: compressed by Zstandard, each as a shard of one part."""
+
+    compressed: bool
+    sharded: bool
+
+
+def _form(array: Array) -> _Form | None:
+    """The form of an array's values; None where it is not for us."""
     if array.dtype not in _TYPES or not array.plain or sys.byteorder != "little":
         return None
     told = array.document
@@ -125,7 +173,7 @@ def _form(array: Array) -> tuple[bool, bool] | None:
         compressor = told.get("compressor") or {"id": None}
         if compressor["id"] not in (None, "zstd") or str(told["dtype"]).startswith(">"):
             return None
-        return compressor["id"] == "zstd", False
+        return _Form(compressor["id"] == "zstd", sharded=False)
     codecs = told["codecs"]
     sharded = codecs[0]["name"] == "sharding_indexed"
     if sharded:
@@ -140,7 +188,7 @@ def _form(array: Array) -> tuple[bool, bool] | None:
     single = array.dtype in ("int8", "uint8")  # their order of bytes need not be told
     if names not in (["bytes"], ["bytes", "zstd"]) or codecs[0] not in _BYTES[: 1 + single]:
         return None
-    return names[-1] == "zstd", sharded
+    return _Form(names[-1] == "zstd", sharded)
 
 
 def _alone(shard: "bytes | files.Part") -> bool:
@@ -150,16 +198,6 @@ def _alone(shard: "bytes | files.Part") -> bool:
         return False
     told = (0).to_bytes(8, "little") + size.to_bytes(8, "little")
     return shard[size:] == told + _crc32c(told).to_bytes(4, "little")
-
-
-def _reader(source: Any, *, compressed: bool) -> Any:
-    """Reads what is stored, decompressed: with `read`, `readinto` and an end of `with`."""
-    import zstandard
-
-    if compressed:
-        decompressor = zstandard.ZstdDecompressor()
-        return decompressor.stream_reader(source, read_size=_READ, read_across_frames=True)
-    return contextlib.nullcontext(io.BytesIO(source) if isinstance(source, memoryview) else source)
 
 
 def _crc32c(data: bytes) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import narrow, places, transfers
+from maxmig.converters import narrow, places, remembered, transfers
 from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage import decode, files, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
@@ -187,7 +187,7 @@ class Orbax:
                 data = files.Files(directory).read(places.STEP_METADATA)
                 if data is not None:
                     where = kv.join(directory, places.STEP_METADATA)
-                    return dict(places.load_json(data, where).get("custom_metadata") or {})
+                    return remembered.custom(places.load_json(data, where), where)
         return {}
 
     def rank(self, path: DiskPath) -> int:

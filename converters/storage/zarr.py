@@ -169,6 +169,8 @@ def _parse(version: int, data: bytes) -> Array:
 def _parse_v2(document: dict[str, Any]) -> Array:
     shape, chunk = _shape(document["shape"]), _shape(document["chunks"])
     _check_chunk(shape, chunk)
+    if document.get("dimension_separator", ".") not in (".", "/"):
+        raise ValueError(f"dimension_separator {document['dimension_separator']!r}")
     plain = document.get("order", "C") == "C" and not document.get("filters")
     return Array(2, shape, _name(document["dtype"]), chunk, chunk, plain, document)
 

@@ -1,6 +1,7 @@
 """`maxmig ckpt`: exit codes, one JSON document, and texts that say what to do."""
 
 import json
+import shutil
 
 import pytest
 
@@ -123,6 +124,14 @@ def test_a_side_that_holds_parameters_only(maxmig, source, tmp_path):
             4,
             "cannot be on axis 5",
         ),
+        (("convert", "{src}", "{tmp}/x", "--to", "nnx", "--dtype", ""), 2, "floating-point type"),
+        (
+            ("convert", "{src}", "{tmp}/x", "--to", "nnx", "--optimizer", "os:getcwd"),
+            2,
+            "os:getcwd: expected an optax optimizer, or a function without arguments that makes "
+            "one; got str",
+        ),
+        (("verify", "{src}", "--from", "linen"), 2, "--from needs --against"),
         (("diff", "{src}", "{src}", "--bitwise", "--ulp", "1"), 2, "exclude one another"),
         (("diff", "{src}", "{src}", "--rtol", "x"), 2, "expected a number of 0 or more"),
         (("diff", "{src}", "{tmp}/none"), 4, "there is nothing"),
@@ -142,3 +151,63 @@ def test_any_layer_axis_and_the_way_back(maxmig, source, tmp_path):
     assert maxmig("ckpt", "convert", made, back, "--to", "linen")[0] == 0
     code, out, _ = maxmig("ckpt", "diff", src, back, "--bitwise")
     assert code == 0, out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ("diff", "{a}", "{b}", f"--{name}", "{a}/9/items/_METADATA")
+            for name in ("combined", "match", "differ", "missing-on-src", "missing-on-dst")
+        ),
+        ("diff", "{a}", "{b}", "--renamed", "{b}/9/items/maxmig.checksums.json"),
+        ("diff", "{a}", "{b}", "--error", "{b}/9/new.txt"),
+        ("diff", "{a}/9", "{a}/9/items", "--combined", "{link}"),
+        ("diff", "{b}", "{b}", "--combined", "{a}/9/items/manifest.ocdbt"),  # of another one
+        ("diff", "{a}", "{a}", "--match", "{tmp}/ok.txt", "--differ", "{file}"),
+        ("diff", "{a}", "{a}", "--map", "{tmp}/map.yml", "--combined", "{tmp}/map.yml"),
+        ("map", "{a}", "--to", "nnx", "--out", "{a}/9/items/manifest.ocdbt"),
+        ("map", "--invert", "{tmp}/map.yml", "--out", "{b}/9/_CHECKPOINT_METADATA"),
+    ],
+)
+def test_no_file_of_a_checkpoint_is_written_over(words, maxmig, source, tmp_path):
+    for name in "ab":
+        shutil.copytree(source("gpt3_linen_scan"), tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "a/9/items/_METADATA")
+    (tmp_path / "x.safetensors").write_text("weights")
+    (tmp_path / "map.yml").write_text("maxmig_map: 1\nto: nnx\nrules: []\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    named = {"a": tmp_path / "a", "b": tmp_path / "b", "tmp": tmp_path, "link": tmp_path / "link"}
+    named["file"] = tmp_path / "x.safetensors"
+    code, out, err = maxmig("ckpt", *(word.format(**named) for word in words))
+    assert (code, out) == (2, "") and "which is never changed; choose another" in err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_layout_that_is_told_and_one_that_the_other_side_tells(maxmig, tmp_path):
+    """A bare tree, of which nothing tells what it is."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    tree = {"encoder": {"out": {"kernel": np.ones((2, 3), np.float32)}}}
+    for name in ("a", "b"):
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(tmp_path / name, args=ocp.args.PyTreeSave(tree))
+        tree["encoder"]["out"]["kernel"] = tree["encoder"]["out"]["kernel"] + 1
+    a, b, made, told = (tmp_path / name for name in ("a", "b", "made", "told"))
+    assert maxmig("ckpt", "diff", a, b)[0] == maxmig("ckpt", "hash", a)[0] == 4
+    assert "--from LAYOUT (of convert, diff, hash, ...)" in maxmig("ckpt", "hash", a)[2]
+    words = ("ckpt", "convert", a, made, "--to", "nnx-state", "--from", "linen-params")
+    assert maxmig(*words)[0] == 0
+    for sides in ((a, made), (made, a)):
+        code, out, err = maxmig("ckpt", "diff", *sides)
+        assert code == 0, (out, err)
+    assert maxmig("ckpt", "diff", b, made)[0] == 1
+    code, out, _ = maxmig("ckpt", "hash", a, "--from", "linen-params")
+    assert code == 0 and out.split()[0] == maxmig("ckpt", "hash", made)[1].split()[0]
+    code, out, _ = maxmig("ckpt", "verify", made, "--against", a, "--from", "linen-params")
+    assert code == 0 and "holds" in out
+    assert maxmig("ckpt", "verify", made, "--against", a, "--from", "nnx")[0] == 4
+    words = ("ckpt", "convert", a, told, "--to", "linen-params", "--from", "linen-params")
+    assert maxmig(*words)[0] == 0
+    assert maxmig("ckpt", "diff", a, told, "--from", "linen-params")[0] == 0

@@ -178,6 +178,15 @@ def test_tolerances():
     for vast in (Tolerance(ulp=10**20), Tolerance(rtol=1e300), Tolerance(atol=1e300)):
         assert diff.compare("x", nan, one, vast).sign == "*"
         assert diff.compare("x", one, 2 * one, vast).sign == "~"
+    largest, infinite = np.float32([3.4028235e38]), np.float32([np.inf])
+    for pair in ((largest, infinite), (infinite, largest), (-infinite, infinite)):
+        for vast in (
+            Tolerance(ulp=1),
+            Tolerance(rtol=1e-5),
+            Tolerance(rtol=1.0),
+            Tolerance(atol=9),
+        ):
+            assert diff.compare("x", *pair, vast).sign == "*"
     line = diff.compare("x", one, near, Tolerance(atol=1.0))
     assert "within rtol 0, atol 1" in line.detail
 
@@ -303,3 +312,25 @@ def test_a_mapping_file_says_what_is_a_stack(towers, tmp_path, maxmig):
     assert code == 0 and "(by mapping file)" in out
     code, _, err = maxmig("ckpt", "hash", b, "--map", file)
     assert code == 2 and "matches nothing" in err
+
+
+@pytest.mark.parametrize("options", [{"scan": False}, {"scan_axis": 1}, {}])
+def test_a_layer_axis_that_only_the_conversion_was_told(options, converted, tmp_path):
+    """As many layers as features: B's metadata say on which axis A's layers are."""
+    import orbax.checkpoint as ocp
+
+    mlp = {"kernel": RNG.normal(size=(3, 3, 3)).astype(np.float32)}
+    mlp["bias"] = RNG.normal(size=(3, 3)).astype(np.float32)
+    tree = {"params": {"params": {"decoder": {"layers": {"mlp": mlp}}}}}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(tmp_path / "a", args=ocp.args.PyTreeSave(tree))
+        mlp["kernel"][0, 1, 2] += 1
+        checkpointer.save(tmp_path / "other", args=ocp.args.PyTreeSave(tree))
+    b = checkpoint.read(converted(tmp_path / "a", "nnx", from_scan_axis=0, **options))
+    a, other = (checkpoint.read(tmp_path / name) for name in ("a", "other"))
+    for one, two in ((a, b), (b, a)):
+        report = diff.diff(one, two)
+        assert report.exit_code == 0, report.lines
+        assert any("to be on axis 0" in note for note in report.notes) == bool(options)
+    (line,) = [line for line in diff.diff(other, b).lines if line.sign != "="]
+    assert line.differing == 1

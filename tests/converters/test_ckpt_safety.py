@@ -188,6 +188,7 @@ def test_the_plan_of_a_bucket_tells_what_ctrl_c_does(maxmig, run, bucket):
     [
         (("{tmp}/there",), 4, "exists already; choose another directory or give --overwrite"),
         (("{src}/9/below",), 4, "the source is never changed"),
+        (("{src}/below",), 4, "the source is never changed"),
         (("{tmp}/none/x",), 4, "make it first"),
         (("{tmp}/new", "--max-memory", "1MiB", "--dtype", "bfloat16"), 5, "memory floor"),
         (("{bucket}",), 4, "exists already"),

@@ -1,10 +1,15 @@
 """Arguments and wording that the `ckpt` verbs share."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
+
+if TYPE_CHECKING:
+    from maxmig.converters.checkpoint import Checkpoint
+    from maxmig.converters.layouts import Hints
 
 PATH_HELP = "a directory of steps (checkpoint/), one step (checkpoint/9), or its items/"
 LAYOUTS = (  # converters.layouts knows them; listed here, so that --help is fast
@@ -19,11 +24,16 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=count, metavar="N", help="which step (default: the last)")
 
 
+def add_from(parser: argparse.ArgumentParser, what: str = "SRC") -> None:
+    """Adds `--from`."""
+    parser.add_argument(
+        "--from", dest="layout", metavar="LAYOUT", help=f"layout of {what} (default: found out)"
+    )
+
+
 def add_layers(parser: argparse.ArgumentParser) -> None:
     """Adds what a conversion is planned with: SRC's layout, the mapping, the layers."""
-    parser.add_argument(
-        "--from", dest="layout", metavar="LAYOUT", help="layout of SRC (default: found out)"
-    )
+    add_from(parser)
     parser.add_argument("--map", metavar="FILE", help="a mapping file (see `maxmig ckpt map`)")
     parser.add_argument(
         "--scan",
@@ -71,6 +81,61 @@ def layers(args: argparse.Namespace) -> dict[str, Any]:
         "scan_axis": args.scan_axis,
         "from_scan_axis": args.from_scan_axis,
     }
+
+
+def converted_source(
+    path: str, result: "Checkpoint", hints: "Hints | None" = None, layout: str | None = None
+) -> "Checkpoint":
+    """A checkpoint as the conversion that a result records took it, where its tree does not tell.
+
+    Args:
+        path: where it is.
+        result: may have been made of it.
+        hints: of a mapping file; None: of the one that is recorded.
+        layout: as a user says; None finds out, else takes the one that is recorded.
+    """
+    from maxmig.converters import checkpoint
+    from maxmig.converters.mapping import files
+
+    try:
+        return checkpoint.read(path, layout=layout, hints=hints)
+    except errors.ConvertError:
+        told = result.own.get("converted_from") or {}
+        if layout is not None or "layout" not in told:
+            raise
+        document = (told.get("options") or {}).get("map_file")
+        if hints is None and document is not None:
+            hints = files.parse(document, f"{result.place}: its metadata").hints
+        return checkpoint.read(path, layout=str(told["layout"]), hints=hints)
+
+
+def inside(place: str | Path, given: str | Path) -> bool:
+    """Whether a place lies in a directory that a user gave, links followed; both local."""
+    if "://" in f"{place}{given}":
+        return False
+    above = os.path.realpath(given)
+    return Path(above) in Path(os.path.realpath(place)).parents
+
+
+def refuse_input(file: str | Path, *inputs: str | None) -> None:
+    """Refuses to write a file that is an input of the command, or a part of any checkpoint.
+
+    Raises:
+        ConfigError: it is.
+    """
+    from maxmig.converters import places
+
+    place = Path(os.path.realpath(file))
+    marks = (places.TREE_METADATA, places.STEP_METADATA, places.MARKER, places.WHOLE)
+    given = [each for each in inputs if each is not None]
+    homes = [each for each in given if inside(place, each) or os.path.realpath(each) == str(place)]
+    homes += [str(at) for at in place.parents if any((at / name).is_file() for name in marks)]
+    if place.suffix in (".msgpack", ".safetensors") and place.is_file():
+        homes.append(str(place))
+    if homes:
+        raise errors.ConfigError(
+            f"{file}: expected a file apart from {homes[0]}, which is never changed; choose another"
+        )
 
 
 def write(file: str | Path, text: str) -> None:

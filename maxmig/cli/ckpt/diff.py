@@ -10,7 +10,9 @@ from maxmig.cli.ckpt import common
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from maxmig.converters.checkpoint import Checkpoint
     from maxmig.converters.compare.verdicts import Report
+    from maxmig.converters.layouts import Hints
 
 _LISTS = {  # option: (signs of the leaves that it lists, help)
     "match": ("=~", "leaves that are equal"),
@@ -41,12 +43,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     for name, (signs, told) in _LISTS.items():
         shown = " and ".join(signs)
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {told} ({shown}) to FILE")
+    common.add_from(parser, "A")
     common.add_map(parser, "its rules are carried out on A before it is compared")
     common.add_max_memory(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from maxmig.converters import checkpoint
     from maxmig.converters.compare import diff
     from maxmig.converters.mapping import files
 
@@ -59,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     tolerance = diff.Tolerance(args.rtol or 0.0, args.atol or 0.0, args.ulp or 0)
     document = files.read(args.map) if args.map else None
     hints = document.hints if document else None
-    a, b = checkpoint.read(args.a, hints=hints), checkpoint.read(args.b)
+    a, b = _sides(args, hints)
     total = sum(leaf.nbytes for side in (a, b) for leaf in side.leaves.values())
     with console.progress("compare", total=total) as bar:
         report = diff.diff(
@@ -100,6 +102,18 @@ def _run(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def _sides(args: argparse.Namespace, hints: "Hints | None") -> "tuple[Checkpoint, Checkpoint]":
+    """A and B; where the tree of one does not tell its layout, the other's metadata may."""
+    from maxmig.converters import checkpoint
+
+    try:
+        a = checkpoint.read(args.a, layout=args.layout, hints=hints)
+    except errors.ConvertError:
+        b = checkpoint.read(args.b)
+        return common.converted_source(args.a, b, hints, args.layout), b
+    return a, common.converted_source(args.b, a)
+
+
 def _lists(args: argparse.Namespace) -> list[tuple[Path, str | None]]:
     """The files to write with the signs that each lists (None: whole lines); checked beforehand."""
     found: list[tuple[Path, str | None]] = []
@@ -109,6 +123,8 @@ def _lists(args: argparse.Namespace) -> list[tuple[Path, str | None]]:
             found.append((Path(file), signs))
     if args.combined is not None:
         found.append((Path(args.combined), None))
+    for file, _ in found:
+        common.refuse_input(file, args.a, args.b, args.map)
     for file, _ in found:
         common.write(file, "")
     return found

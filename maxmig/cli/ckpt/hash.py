@@ -10,6 +10,7 @@ from maxmig.cli.verb import Verb
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help=common.PATH_HELP)
     common.add_step(parser)
+    common.add_from(parser, "PATH")
     parser.add_argument(
         "--only", choices=("params", "opt", "all"), default="all", help="what to take into account"
     )
@@ -32,7 +33,7 @@ def _run(args: argparse.Namespace) -> int:
 
     document = files.read(args.map) if args.map else None
     hints = document.hints if document else None
-    source = checkpoint.read(args.path, step=args.step, hints=hints)
+    source = checkpoint.read(args.path, step=args.step, layout=args.layout, hints=hints)
     with console.progress("hash", total=sum(x.nbytes for x in source.leaves.values())) as bar:
         found = hash.fingerprint(
             source,

@@ -27,6 +27,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.out:
+        common.refuse_input(args.out, args.source)
     from maxmig.converters import checkpoint, mapping
     from maxmig.converters.mapping import files
 

@@ -9,9 +9,7 @@ from maxmig.cli.ckpt import common
 from maxmig.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from maxmig.converters.checkpoint import Checkpoint
     from maxmig.converters.compare.recorded import Kept
-    from maxmig.converters.layouts import Hints
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +39,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="with --against: leaves of another type in DST must be SRC's, cast to that type "
         "(where DST does not record its conversion)",
     )
+    common.add_from(parser, "SRC, with --against")
     common.add_map(parser, "how DST was made of SRC, where DST does not record it")
     common.add_max_memory(parser)
 
@@ -57,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     document = files.read(args.map) if args.map else None
     hints = document.hints if document else None
     result = checkpoint.read(args.result)
-    source = _source(args.against, result, hints)
+    source = common.converted_source(args.against, result, hints, args.layout)
     total = sum(leaf.nbytes for side in (result, source) for leaf in side.leaves.values())
     with console.progress("verify", total=total) as bar:
         report, basis = verify.checkpoints(
@@ -99,29 +98,13 @@ def _run(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _source(path: str, result: "Checkpoint", hints: "Hints | None") -> "Checkpoint":
-    """The source as the conversion took it: by the layout and mapping file that it was told."""
-    from maxmig.converters import checkpoint
-    from maxmig.converters.mapping import files
-
-    try:
-        return checkpoint.read(path, hints=hints)
-    except errors.ConvertError:
-        told = result.own.get("converted_from") or {}
-        if "layout" not in told:
-            raise
-        document = (told.get("options") or {}).get("map_file")
-        if hints is None and document is not None:
-            hints = files.parse(document, f"{result.place}: its metadata").hints
-        return checkpoint.read(path, layout=str(told["layout"]), hints=hints)
-
-
 def _recorded(args: argparse.Namespace) -> int:
     from maxmig.converters import checkpoint, leaves
     from maxmig.converters.compare import recorded
 
-    needing = ((f"--mode {args.mode}", args.mode != "full"), ("--map", args.map))
-    for flag, given in (*needing, ("--cast", args.cast)):
+    mode = (f"--mode {args.mode}", args.mode != "full")
+    more = (("--map", args.map), ("--from", args.layout), ("--cast", args.cast))
+    for flag, given in (mode, *more):
         if given:
             raise errors.ConfigError(f"{flag} needs --against SRC; drop one, or give both")
     opened, meant = checkpoint.paths_of(args.result)

@@ -222,3 +222,25 @@ def test_narrowed_while_it_is_decoded():
         np.testing.assert_array_equal(value.view(np.uint16), wanted.view(np.uint16))
     array, store, _ = written(2, (4,), (4,), "int32", {})
     assert found(array, store, ((0, 4),), narrowed=True) is None
+
+
+@pytest.mark.parametrize("codecs", ["plain", "zstd", "sharded", "gzip"])
+def test_compared_while_it_is_decoded(codecs, monkeypatch):
+    how = sharded(CODECS["zstd"], (40, 41)) if codecs == "sharded" else CODECS[codecs]
+    array, store, data = written(3, (40, 41), (40, 41), "float32", how)
+    value = store["c/0/0"]
+    for size in (1 << 20, 64, 7):
+        monkeypatch.setattr(decode, "_COMPARED", size)
+        if codecs == "gzip":
+            assert decode.holds(array, value, data) is None
+            continue
+        assert decode.holds(array, value, data) is True
+        assert decode.holds(array, value, np.asfortranarray(data)) is True
+        for place in ((0, 0), (17, 3), (39, 40)):
+            other = data.copy()
+            other[place] = -other[place] - 1
+            assert decode.holds(array, value, other) is False
+        assert decode.holds(array, value, data.astype(np.int32)) is None
+        assert decode.holds(array, value, data[:-1]) is None  # a padded chunk at an edge
+        for kind in ("cut", "longer", "twice", "empty"):
+            assert decode.holds(array, damaged(value, kind), data) is None

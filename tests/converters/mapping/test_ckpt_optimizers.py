@@ -1,6 +1,7 @@
 """Sixteen optimizers, both ways: real training states go on from the result bit by bit."""
 
 import re
+import types
 from typing import Any
 
 import mapping_cases
@@ -152,6 +153,9 @@ def test_another_optimizer_is_refused(tmp_path: Any) -> None:
     source = mapping_cases.save(tmp_path / "nnx", nnx.state(native))
     with pytest.raises(errors.ConvertError, match=r"missing in the checkpoint: opt_state/0/trace"):
         mapping_cases.convert(source, tmp_path / "x", "linen", optimizer=found["momentum"])
+    broken = types.SimpleNamespace(init=lambda params: params["other"])
+    with pytest.raises(errors.ConfigError, match="its init failed: KeyError: 'other'"):
+        mapping_cases.convert(source, tmp_path / "x", "linen", optimizer=broken)
 
 
 def test_a_pair_of_states_and_the_way_back_to_the_same_layout(tmp_path: Any) -> None:
