@@ -213,6 +213,6 @@ def workers(todo: Plan) -> Workers:
     """How much can be done at once within the limits."""
     largest = todo.floor - BASE
     free = max(todo.options.max_memory - BASE, largest, MIB)
-    keep = free >= 4 * largest  # memory that is kept is up to twice of what is in use
+    keep = free >= 3 * largest  # memory that is kept is up to twice of what is in use
     threads = todo.options.threads or min(8, os.cpu_count() or 1) + 1
     return Workers(threads, free // 2 if keep else free, keep)

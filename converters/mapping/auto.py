@@ -157,6 +157,10 @@ def scan(
     stacked = steps.containers(owners, scanned=True)
     listed = steps.containers(owners, scanned=False)
     leaves = {path: item.leaf for path, item in state.items.items() if path[:7] == "params/"}
+    if scan and not known and (left := shaped.sequentials(leaves, listed)):
+        listed = [at for at in listed if at not in left]
+        told = ", ".join(f"{at}_{{}}" for at in left)
+        state.notes.append(f"{told}: left apart: single layers, with gaps or of several shapes")
     on = {} if known or (scan and listed) else _unnamed(leaves, stacked, source_axis, state)
     if stacked:
         held = {p: p[7:] for p in leaves if stacks.scanned(p[7:]) is not None}

@@ -5,12 +5,13 @@ import re
 from collections.abc import Sequence
 
 from maxmig import errors, trees
-from maxmig.converters import axes, ops
+from maxmig.converters import axes, ops, stacks
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import derive, relayouts, rules, steps, strictly, traced
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import Item, State, Tree, apply, forest, nodes, with_node
 
+_PLACE = re.compile(r"/\d+(?:/|$)")
 ZERO = "zero, as it must be: NNX has no place for it"
 
 
@@ -37,6 +38,8 @@ def out(
                 if strict:
                     strictly.check(rule, state)
                 _checked(state, rule, strict)
+                if strict:
+                    _refuse_places(state)
                 done.append(rule)
         except errors.ConvertError as error:
             if not strict:
@@ -57,6 +60,19 @@ def _refuse_leaves_in_leaves(state: State) -> None:
     )
     if problems := [f"{leaf}: is a leaf, and holds {path}" for leaf, path in above]:
         raise errors.ConfigError("the mapping cannot be done:\n  " + "\n  ".join(problems))
+
+
+def _refuse_places(state: State) -> None:
+    """Moments follow canonical names only, in which a place of a list is a part of a name."""
+    if not any("params" in node for _, node in nodes(state.skeleton)):
+        return
+    wrong = [owner for owner in trees.sort(state.params) if _PLACE.search(owner)]
+    if wrong:
+        names = [f"{owner}: say {stacks.joined(tuple(owner.split('/')))}" for owner in wrong]
+        raise errors.ConvertError(
+            "a member of a list has a numbered name in a mapping, such as blocks_0 (`- list: "
+            "blocks` has NNX write blocks/0):\n  " + "\n  ".join(names)
+        )
 
 
 def _checked(state: State, rule: Rule, strict: bool) -> None:

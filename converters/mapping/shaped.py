@@ -4,9 +4,11 @@
 and one axis is equally long in all that is in a subtree, that is the layers' axis.
 """
 
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 from maxmig import errors, trees
+from maxmig.converters import stacks
 from maxmig.converters.leaves import Leaf
 
 
@@ -33,6 +35,30 @@ def find(leaves: Mapping[str, Leaf], outside: Collection[str], known: int | None
             continue
         if axes := _axes(inside[at]):
             found[at] = _one(at, axes, known)
+    return found
+
+
+def sequentials(leaves: Mapping[str, Leaf], listed: Iterable[str]) -> list[str]:
+    """Those of the known names whose members are no stack's, but a Sequential's (`layers_0`).
+
+    They are single layers, with gaps in their numbers where a function is, or of several shapes. Of
+    layers that hold others one that is missing is a fault, which is found when they are stacked.
+
+    Args:
+        leaves: parameters by canonical path.
+        listed: `decoder/layers`, whose members are `decoder/layers_0`, ...
+    """
+    found = []
+    for at in listed:
+        members: dict[int, dict[str, Leaf]] = defaultdict(dict)
+        for path, leaf in leaves.items():
+            whole, index = stacks.unscanned(path.partition("/")[2]) or ("", 0)
+            if whole.startswith(f"{at}/"):
+                members[index][whole[len(at) + 1 :]] = leaf
+        single = all("/" not in rest for held in members.values() for rest in held)
+        gaps = sorted(members) != list(range(len(members)))
+        if single and (gaps or any(held != members[0] for held in members.values())):
+            found.append(at)
     return found
 
 

@@ -240,6 +240,27 @@ def test_metadata_that_are_none(file, text, plain, copy, maxmig):
         assert (code == 4 and named in err + out) if named else code in (0, 4), (words, err)
 
 
+@pytest.mark.parametrize(
+    ("custom", "told"),
+    [
+        ("text", "custom_metadata: expected dict, got str"),
+        ({"maxmig": [1]}, "custom_metadata/maxmig: expected dict, got list"),
+        ({"maxmig": {"layout": []}}, "maxmig/layout: expected str, got list"),
+        ({"maxmig": {"param_scan_axis": True}}, "param_scan_axis: expected int, got bool"),
+        ({"maxmig": {"origin": {"form": "x"}}}, "origin/form: expected dict, got str"),
+        ({"maxmig": {"skeleton": {"tuple": [{"params": None}]}}}, "skeleton: no containers"),
+        ({"other": 1, "maxmig": None}, None),
+        (None, None),
+    ],
+)
+def test_what_the_metadata_remember_is_not_what_was_written(custom, told, plain, copy, maxmig):
+    bad = copy(plain)
+    (bad / "_CHECKPOINT_METADATA").write_text(json.dumps({"custom_metadata": custom}))
+    for words in (("inspect", bad), ("hash", bad)):
+        code, _, err = maxmig("ckpt", *words)
+        assert (code == 4 and told in err) if told else code == 0, (words, err)
+
+
 def test_keys_of_a_list_and_of_a_dict_in_one_container(plain, copy, maxmig):
     """One flipped bit can do that."""
     bad = copy(plain)

@@ -149,3 +149,41 @@ def test_numbered_names_are_lists_only_where_modules_have_lists(tmp_path: Path) 
         native, "nnx-state", map_file=files.parse({"rules": [{"unlist": "blocks"}]}, "here")
     )
     assert ("blocks_0", "mlp", "kernel", "value") in plain.written
+
+
+@pytest.mark.parametrize("shapes", [{0: (4, 4), 2: (4, 4)}, {0: (4, 6), 1: (6, 4)}])
+def test_a_sequential_is_no_stack(shapes: dict[int, tuple[int, int]], tmp_path: Path) -> None:
+    """Its layers have a stack's name; with a function between them or in several shapes."""
+    block = {"ln": {"scale": numbers(4)}, "wi": {"kernel": numbers(4, 6)}}
+    params: dict[str, Any] = {f"blocks_{i}": block for i in range(LAYERS)}
+    params["seq"] = {f"layers_{i}": {"kernel": numbers(*each)} for i, each in shapes.items()}
+    state = [{"count": np.int32(2), "mu": params}, None]
+    whole = {"params": params, "opt_state": state, "step": np.int32(2)}
+    source = mapping_cases.save(tmp_path / "src", whole)
+    made = mapping_cases.convert(source, tmp_path / "made", "linen-state", scan=True)
+    held = mapping_cases.arrays(made)
+    assert held["opt_state/0/mu/blocks/wi/kernel"].shape == (LAYERS, 4, 6)
+    assert {f"params/seq/layers_{i}/kernel" for i in shapes} < held.keys()
+    notes = mapping.planned(checkpoint.read(source), "linen-state", scan=True).state.notes
+    assert any("seq/layers_{}: left apart" in note for note in notes)
+    same(
+        source, mapping_cases.convert(tmp_path / "made", tmp_path / "b", "linen-state", scan=False)
+    )
+    del params["seq"], params["blocks_1"]
+    for i in (0, 2):  # a layer is missing: refused, as these are no single ones
+        params[f"layers_{i}"] = params.pop(f"blocks_{i}")
+    lost = mapping_cases.save(tmp_path / "lost", {"params": params, "step": np.int32(2)})
+    with pytest.raises(errors.ConvertError, match=r"layers \[1\] of 3 have no such leaf"):
+        mapping_cases.convert(lost, tmp_path / "x", "linen-state", scan=True)
+
+
+def test_a_member_of_a_list_has_a_numbered_name(tmp_path: Path) -> None:
+    source = mapping_cases.save(tmp_path / "src", tree("h", 0))
+    rules = "maxmig_map: 1\nto: nnx\nrules:\n- rename: head\n  to: heads{}0\n- list: heads\n"
+    file = tmp_path / "map.yml"
+    file.write_text(rules.format("/"))
+    with pytest.raises(errors.ConfigError, match=r"heads/0/bias: say heads_0/bias"):
+        mapping_cases.convert(source, tmp_path / "x", map_file=file)
+    file.write_text(rules.format("_"))
+    made = mapping_cases.convert(source, tmp_path / "y", map_file=file)
+    assert "model/heads/0/bias" in mapping_cases.arrays(made)
