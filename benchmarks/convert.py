@@ -18,9 +18,9 @@ from typing import Any
 from maxmig import errors
 
 SIZES = (256, 1024, 3072)  # MiB
-OURS = ("rename", "unstack", "copy", "copy-sync", "stream", "stream-tight", "cast")
+OURS = ("rename", "unstack", "copy", "copy-sync", "stream", "cast", "stream-cast", "stream-tight")
 OTHERS = (
-    *("cp", "cp-sync", "orbax", "everything", "everything-cast"),
+    *("cp", "cp-sync", "orbax", "everything", "everything-cast", "everything-stream-cast"),
     *("everything-compared", "everything-cast-compared"),
 )
 WAYS = (*OTHERS, *OURS)
@@ -30,19 +30,22 @@ WHAT = {
     "orbax": "Orbax: load all, save all",
     "everything": "load all, take layers apart, save all",
     "everything-cast": "load all, cast to bfloat16, save all",
+    "everything-stream-cast": "load all, take layers apart, cast to bfloat16, save all",
     "everything-compared": "load all, take layers apart, save all, load that and compare",
     "everything-cast-compared": "load all, cast to bfloat16, save all, load that and compare",
     "rename": "Linen to NNX, names only (by reference)",
     "unstack": "layers apart, a layer a chunk (by reference)",
     "copy": "Linen to NNX, --copy --no-fsync (by chunk)",
     "copy-sync": "Linen to NNX, --copy (by chunk)",
-    "stream": "layers apart, 64 MiB chunks of several layers (by stream)",
-    "stream-tight": "the same with --max-memory 512MiB",
-    "cast": "parameters and moments to bfloat16 (by stream)",
+    "stream": "layers apart, arrays of one chunk (by stream)",
+    "cast": "to bfloat16, arrays of one chunk (by stream)",
+    "stream-cast": "layers apart and to bfloat16, arrays of one chunk (by stream)",
+    "stream-tight": "layers apart, 64 MiB chunks, --max-memory 512MiB (by stream)",
 }
-# Which source a way starts from: a layer in each chunk, or chunks of 64 MiB across layers.
-_SOURCE = {"unstack": "layered", "rename": "layered", "copy": "layered", "cp": "layered"}
-_SOURCE |= {"copy-sync": "layered", "cp-sync": "layered"}
+# Which source a way starts from: a layer in each chunk, or chunks of 64 MiB across layers; else
+# one chunk for each array, as Orbax writes it unless told otherwise.
+_SOURCE = dict.fromkeys(("rename", "unstack", "copy", "copy-sync", "cp", "cp-sync"), "layered")
+_SOURCE |= {"stream-tight": "large"}
 
 
 _JUDGED = 1024  # MiB: below, what does not depend on the size is most of the time
@@ -53,6 +56,9 @@ _RATIOS = (
     ("copy-sync", "cp-sync", 1.5),
     ("stream", "everything", 0.5),
     ("cast", "everything-cast", 0.5),
+    ("stream-cast", "everything-stream-cast", 0.5),
+    ("stream", "everything-compared", 0.5),  # the same verification on both sides
+    ("cast", "everything-cast-compared", 0.5),
 )
 
 
@@ -139,14 +145,14 @@ def _size(
     work.mkdir()
     try:
         payload = 0
-        for kind in dict.fromkeys(_SOURCE.get(way, "large") for way in ways):
+        for kind in dict.fromkeys(_SOURCE.get(way, "whole") for way in ways):
             update(f"{mib} MiB: writing the {kind} source")
             payload = _worker("make", work / kind, mib=mib, kind=kind)["payload"]
         samples: dict[str, list[Sample]] = {way: [] for way in ways}
         for repeat in range(repeats):
             for way in ways:
                 update(f"{mib} MiB: {WHAT[way]} ({repeat + 1} of {repeats})")
-                source = work / _SOURCE.get(way, "large")
+                source = work / _SOURCE.get(way, "whole")
                 samples[way].append(_sample(way, source, work / "result"))
                 shutil.rmtree(work / "result", ignore_errors=True)
         return SizeResult(mib, payload, samples)

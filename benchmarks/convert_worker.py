@@ -51,7 +51,8 @@ def make(source: Path, mib: int, kind: str) -> int:
             return ocp.SaveArgs()
         if kind == "layered":
             return ocp.SaveArgs(chunk_byte_size=array.nbytes // _LAYERS, shard_axes=(1,))
-        return ocp.SaveArgs(chunk_byte_size=_CHUNK if array.nbytes > _CHUNK else None)
+        large = kind == "large" and array.nbytes > _CHUNK
+        return ocp.SaveArgs(chunk_byte_size=_CHUNK if large else None)
 
     with ocp.CheckpointManager(source) as manager:
         args = ocp.args.PyTreeSave(state, save_args=jax.tree.map(cut, state))
@@ -90,9 +91,9 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
     if what in ("copy", "copy-sync"):
         options |= {"link": False, "fsync": what == "copy-sync"}
     renamed = what in ("rename", "copy", "copy-sync")
-    told: dict[str, Any] = {} if renamed else {"scan": False}
-    if what == "cast":
-        told = {"dtype": "params=bfloat16,opt_state=bfloat16"}
+    told: dict[str, Any] = {} if renamed or what == "cast" else {"scan": False}
+    if what.endswith("cast"):
+        told["dtype"] = "params=bfloat16,opt_state=bfloat16"
     to = "nnx" if renamed else "linen"
 
     def work() -> None:
@@ -113,14 +114,14 @@ def _load_everything(what: str, source: Path, result: Path, ocp: Any, jax: Any) 
     import numpy as np
 
     state = _loaded(source, ocp, jax)
-    if what.startswith("everything-cast"):
+    if what.startswith("everything") and not what.startswith("everything-cast"):
+        state = _apart(state)
+    if "cast" in what:
 
         def narrow(array: Any) -> Any:
             return array.astype(ml_dtypes.bfloat16) if array.dtype == np.float32 else array
 
         state = jax.tree.map(narrow, state)
-    elif what.startswith("everything"):
-        state = _apart(state)
     with ocp.CheckpointManager(result) as manager:
         manager.save(0, args=ocp.args.Composite(items=ocp.args.PyTreeSave(state)))
     if what.endswith("compared"):

@@ -6,7 +6,7 @@ from typing import Any
 from maxmig import errors
 
 _AXIS = {"param_scan_axis": int}
-_KINDS: dict[str, Any] = {  # a type, or the fields of an object; what is None or missing is no fault
+_KINDS: dict[str, Any] = {  # a type, or the fields of an object; None is no fault
     "layout": str,
     "form": dict,
     "scan_layers": bool,
@@ -17,8 +17,12 @@ _KINDS: dict[str, Any] = {  # a type, or the fields of an object; what is None o
     "way_back": {"rules": list, **_AXIS},
     "converted_from": {"layout": str, "options": dict, "versions": dict},
     "origin": {
-        **{"layout": str, "form": dict, "rules": list, "numbers": list},
-        **{"spelling": dict, "random": dict},
+        "layout": str,
+        "form": dict,
+        "rules": list,
+        "numbers": list,
+        "spelling": dict,
+        "random": dict,
     },
 }
 

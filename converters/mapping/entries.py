@@ -151,6 +151,13 @@ def _permutation(found: Any) -> tuple[int, ...]:
     return axes
 
 
+def _split(item: Mapping[str, Any]) -> rules.Split:
+    to, sizes = texts(item["to"]), _ints(item["sizes"])
+    if len(to) != len(sizes) or not to:
+        raise ValueError(f"to: expected a path for each of the {len(sizes)} sizes, got {len(to)}")
+    return rules.Split(_text(item["split"]), to, _int(item["axis"]), sizes)
+
+
 def _sizes(item: Mapping[str, Any]) -> tuple[int, ...] | None:
     return _ints(item["sizes"]) if "sizes" in item else None
 
@@ -175,9 +182,7 @@ _KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
     ),
     "split": (
         {"split", "to", "axis", "sizes"},
-        lambda i: rules.Split(
-            _text(i["split"]), texts(i["to"]), _int(i["axis"]), _ints(i["sizes"])
-        ),
+        _split,
     ),
     "transpose": (
         {"transpose", "axes"},

@@ -200,6 +200,7 @@ def test_holes_and_collisions_name_the_leaves(
         ("rules:\n- {rename: {regex: 'a/(.*)'}, to: 'x/\\2'}", r"map.yml:2: .*group reference 2"),
         ("rules: [{concat: [a, b, a], to: c, axis: 0}]", "a is there twice"),
         ("rules: [{split: a, to: [b, b], axis: 0, sizes: [1, 1]}]", "b is there twice"),
+        ("rules: [{split: a, to: [b], axis: 0, sizes: [1, 1]}]", "a path for each of the 2 sizes"),
         ("optimizer: 5", "optimizer: expected module:name"),
         ("leaves: {p/a: p/x, p/b: p/x}", "p/x is used twice, for p/a and p/b"),
         ("leaves: {p/a: {op: fry, from: p/x}}", "expected one of same"),
