@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent import futures
 from pathlib import Path
@@ -12,6 +13,9 @@ from maxmig import errors
 
 _FEW = 32  # files that are not worth starting threads for
 _AT_ONCE = 32  # files; the journal of a file system takes many in one go
+_TOGETHER = 8 << 20  # bytes that are verified before new files are looked for,
+_EACH = 8 << 10  # and as many more for each file there is: looking takes time
+_UNFINISHED = ".__lock"  # TensorStore writes a file under such a name, and renames it
 
 
 def settle(root: Path) -> None:
@@ -48,6 +52,33 @@ def hasten(file: Path) -> None:
     cache stays there. It may be removed meanwhile, as nodes of an index that are not needed are.
     """
     _under_way[str(file)] = _threads().submit(_sync, str(file), passing=True)
+
+
+class Arrivals:
+    """Hastens the data files of a database, as what they hold is verified.
+
+    Args:
+        folder: where they come to be.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._seen: set[Path] = set()
+
+    def verified(self, nbytes: int) -> None:
+        """Takes note that so many bytes more are read back."""
+        with self._lock:
+            self._waiting += nbytes
+            if self._waiting < _TOGETHER + _EACH * len(self._seen):
+                return
+            self._waiting = 0
+            files = set(self._folder.iterdir()) - self._seen
+            came = [file for file in files if file.suffix != _UNFINISHED]
+            self._seen.update(came)
+        for file in came:
+            hasten(file)
 
 
 def ahead(root: Path, names: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
 
 _BATCH = 4096
 _LARGE = 1 << 20  # bytes: smaller files are forced to the disk together, at the end
-_TOGETHER = 8 << 20  # bytes that are verified before a database's new files are looked for,
-_EACH = 8 << 10  # and as many more for each file there is: looking takes time
-_UNFINISHED = ".__lock"  # TensorStore writes a file under such a name, and renames it
 
 
 class Target:
@@ -38,9 +34,6 @@ class Target:
         self.url = url
         self.compared: set[Path] = set()  # files that are known to be copies, byte for byte
         self.ocdbt = use_ocdbt
-        self._lock = threading.Lock()
-        self._waiting = 0
-        self._hastened: set[Path] = set()
         self._folder = folder
         self.parts = {
             item: Target(kv.join(url, item), use_ocdbt=use_ocdbt, folder=folder) for item in parts
@@ -54,6 +47,10 @@ class Target:
         if self.ocdbt:
             return kv.ocdbt(self._database, config=ocdbt.CONFIG)
         return kv.directory(self.url)
+
+    @functools.cached_property
+    def _arrivals(self) -> durable.Arrivals:
+        return durable.Arrivals(Path(self._database) / "d")
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -112,16 +109,7 @@ class Target:
             if place is not None and nbytes >= _LARGE:
                 durable.hasten(Path(other.url) / rest / array.key(place))
             return
-        with other._lock:
-            other._waiting += nbytes
-            if other._waiting < _TOGETHER + _EACH * len(other._hastened):
-                return
-            other._waiting = 0
-            files = set((Path(other._database) / "d").iterdir()) - other._hastened
-            came = [file for file in files if file.suffix != _UNFINISHED]
-            other._hastened.update(came)
-        for file in came:
-            durable.hasten(file)
+        other._arrivals.verified(nbytes)
 
     def write(
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
