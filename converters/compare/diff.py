@@ -130,14 +130,24 @@ def _stacked(
         to, mine = axis if other else None, rules if side is a else ()
         asked: dict[str, Any] = {"scan": scan, "axis": to, "known": first, "rules": mine}
         found = forms.of(side, reader, **asked, linen=linen)
-        if any(moved) and first is not None:
-            note = (
-                f"{side.storage.url}: its layers are taken to be on axis {first}, as the "
-                "conversion was told that the other side records (--from-scan-axis)"
-            )
-            found = dataclasses.replace(found, notes=(*found.notes, note))
-        both.append(found)
+        notes = _axis_taken(side, first) if any(moved) and not mine else ()
+        both.append(dataclasses.replace(found, notes=(*found.notes, *notes)))
     return both[0], both[1]
+
+
+def _axis_taken(side: Checkpoint, told: int | None) -> Iterator[str]:
+    """What to say where a layer axis is not the side's own."""
+    if told is not None:
+        yield (
+            f"{side.storage.url}: its layers are taken to be on axis {told}, as the conversion was "
+            "told that the other side records (--from-scan-axis)"
+        )
+    elif (other := forms.other_axis(side)) is not None:
+        yield (
+            f"{side.storage.url}: its layers are taken to be on axis {axes.DEFAULT_AXIS}, as is "
+            f"usual: neither the metadata nor the shapes tell it from axis {other}; of A an "
+            "`unstack:` rule in a mapping file does (--map)"
+        )
 
 
 def _axis_told(side: Checkpoint, other: Checkpoint) -> int | None:

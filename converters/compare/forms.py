@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maxmig import errors, trees
-from maxmig.converters import axes
+from maxmig.converters import axes, stacks
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import record, views
 from maxmig.converters.compare.views import Reader, View, Zeros
@@ -127,6 +127,15 @@ def layer_axis(checkpoint: Checkpoint, known: int | None = None) -> int | None:
         known: the axis, where its own metadata do not tell it.
     """
     return _layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis", known))
+
+
+def other_axis(checkpoint: Checkpoint) -> int | None:
+    """The axis on which layers might be as well as on the usual one; None where it is told."""
+    paths = (path for path in checkpoint.leaves if path.startswith("params/"))
+    stacked = [path for path in paths if stacks.scanned(path) is not None]
+    possible = axes.evident_axes(checkpoint.leaves, stacked)
+    told = len(possible) < 2 or checkpoint.own.get("param_scan_axis") is not None
+    return None if told else min(possible)
 
 
 def _layer_axis(leaves: Mapping[str, Leaf], known: int | None) -> int | None:

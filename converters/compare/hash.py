@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from maxmig import errors, trees
-from maxmig.converters import axes, stacks
+from maxmig.converters import axes
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import forms, pairs, views
 from maxmig.converters.compare.views import View, Zeros
@@ -175,13 +175,11 @@ def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:
 
 def _guessed(checkpoint: Checkpoint) -> Iterator[str]:
     """The layer axis, where it is only the usual one."""
-    paths = (path for path in checkpoint.leaves if path.startswith("params/"))
-    stacked = [path for path in paths if stacks.scanned(path) is not None]
-    possible = axes.evident_axes(checkpoint.leaves, stacked)
-    if len(possible) > 1 and checkpoint.own.get("param_scan_axis") is None:
+    other = forms.other_axis(checkpoint)
+    if other is not None:
         yield (
             f"the layers are taken apart on axis {axes.DEFAULT_AXIS}, as is usual: neither the "
-            f"metadata nor the shapes tell it from axis {min(possible)}, which would give another "
+            f"metadata nor the shapes tell it from axis {other}, which would give another "
             "digest"
         )
 

@@ -374,6 +374,6 @@ def test_a_disk_that_does_not_take_it(meanwhile, tmp_path, monkeypatch):
         patch.setattr(os, "fsync", full)
         if meanwhile:
             durable.hasten(tmp_path / "data")
-        with pytest.raises(errors.CheckpointError, match="disk did not take.*No space left"):
+        with pytest.raises(errors.CheckpointError, match=r"disk did not take.*No space left"):
             durable.settle(tmp_path)
     durable.settle(tmp_path)
