@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 1 << 15  # numbers
+_LARGEST = float.fromhex("0x1.fefffep127")  # the largest float32 that is not rounded to infinity
 
 
 def narrowed(array: "np.ndarray") -> "np.ndarray":
-    """A float32 array as bfloat16."""
+    """A float32 array as bfloat16.
+
+    Raises:
+        OverflowError: a number would become infinite.
+    """
     import ml_dtypes
     import numpy as np
 
@@ -36,18 +41,39 @@ def into(made: "np.ndarray", block: "np.ndarray", room: "np.ndarray") -> None:
         made: bfloat16, of the block's size.
         block: float32.
         room: uint32, at least of the block's size.
+
+    Raises:
+        OverflowError: a number would become infinite.
     """
     import ml_dtypes
     import numpy as np
 
-    if np.isnan(block).any():
+    bits, sums = block.view(np.uint32), room[: block.size]
+    sizes = np.bitwise_and(bits, 0x7FFFFFFF, out=sums).view(np.float32)
+    if block.size and not sizes.max() <= _LARGEST:  # NaN is not either
         with np.errstate(invalid="ignore"):
             made[:] = block.astype(ml_dtypes.bfloat16)
+        check(block, made)
         return
-    bits, sums = block.view(np.uint32), room[: block.size]
     np.right_shift(bits, 16, out=sums)
     np.bitwise_and(sums, 1, out=sums)
     np.add(sums, 0x7FFF, out=sums)
     np.add(sums, bits, out=sums)
     np.right_shift(sums, 16, out=sums)
     made.view(np.uint16)[:] = sums
+
+
+def check(array: "np.ndarray", made: "np.ndarray") -> None:
+    """Refuses a cast by which a number became infinite, or no number at all.
+
+    Raises:
+        OverflowError: tells the first one.
+    """
+    import numpy as np
+
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+        lost = ~np.isfinite(made)
+    else:
+        lost = np.isfinite(array) & ~np.isfinite(made)
+    if lost.any():
+        raise OverflowError(str(array[lost].flat[0]))

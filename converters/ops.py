@@ -337,16 +337,24 @@ def make(
 
 
 def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
-    """The array in the type of a leaf: NumPy's cast; integers keep their number, or are refused."""
+    """The array in the type of a leaf: NumPy's cast.
+
+    Raises:
+        ConvertError: an integer would be another one, or a number become infinite.
+    """
     import numpy as np
 
     dtype = numpy_dtype(leaf.dtype)
     if array.dtype == dtype:
         return array
-    if array.dtype == np.float32 and leaf.dtype == "bfloat16":
-        return narrow.narrowed(array)
-    with np.errstate(over="ignore", invalid="ignore"):
-        made = array.astype(dtype)
+    try:
+        if array.dtype == np.float32 and leaf.dtype == "bfloat16":
+            return narrow.narrowed(array)
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = array.astype(dtype)
+        narrow.check(array, made)
+    except OverflowError as error:
+        raise too_large(error, leaf, where) from error
     whole = np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer)
     if whole and not np.array_equal(made.astype(object), array.astype(object)):
         raise errors.ConvertError(
@@ -354,6 +362,14 @@ def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
             "integers are never wrapped around"
         )
     return made
+
+
+def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertError:
+    """What a user is told of a number that would become infinite."""
+    return errors.ConvertError(
+        f"{where}: the number {error} does not fit {leaf.dtype}: it would become infinite; choose "
+        "a wider type for it (`--dtype`), such as bfloat16 instead of float16"
+    )
 
 
 def numpy_dtype(name: str) -> "np.dtype":

@@ -12,7 +12,7 @@ from maxmig.converters.engine.options import Options
 from maxmig.converters.engine.plan import Plan
 from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
-from maxmig.converters.leaves import Leaf
+from maxmig.converters.leaves import Leaf, spell
 from maxmig.converters.storage import Storage, files, kv, orbax, orbax_tree
 
 Write = tuple[str, Any, transfers.Box, Any]  # name, stored form, box, array
@@ -154,7 +154,11 @@ def _chunk(task: tasks.Piece, source: Storage, leaves: dict[Any, Leaf]) -> Any:
         and wanted == {"bfloat16"}
         and isinstance(source, orbax.Orbax)
     ):
-        return source.read_narrowed(path, box)
+        transfer = task.writes[0][0].transfer
+        try:
+            return source.read_narrowed(path, box)
+        except OverflowError as error:
+            raise ops.too_large(error, transfer.leaf, spell(transfer.target)) from error
     return source.read(path, box)
 
 

@@ -220,7 +220,11 @@ class Orbax:
             raise self._damaged(path, box, error) from error
 
     def read_narrowed(self, path: DiskPath, box: Box) -> "np.ndarray":
-        """One box of a float32 leaf as bfloat16, cast while it is decoded where that can be."""
+        """One box of a float32 leaf as bfloat16, cast while it is decoded where that can be.
+
+        Raises:
+            OverflowError: a number would become infinite.
+        """
         found = self._decoded(path, box, narrowed=True)
         return narrow.narrowed(self.read(path, box)) if found is None else found
 
@@ -233,6 +237,8 @@ class Orbax:
         try:
             with self._value(name) as value:
                 return decode.box(array, box, value, narrowed=narrowed)
+        except OverflowError:
+            raise
         except Exception:  # TensorStore tells what is wrong
             return None
 

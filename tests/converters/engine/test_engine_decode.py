@@ -190,6 +190,7 @@ CLASSES = (UPPER[:, None] | LOWER).reshape(-1)
 
 def test_narrowed_has_the_bits_of_the_cast():
     numbers = CLASSES.view(np.float32)
+    numbers = numbers[~(np.abs(numbers) > narrow._LARGEST) | np.isinf(numbers)]
     with np.errstate(invalid="ignore"):
         wanted = numbers.astype(ml_dtypes.bfloat16).view(np.uint16)
     np.testing.assert_array_equal(narrow.narrowed(numbers).view(np.uint16), wanted)
@@ -210,7 +211,8 @@ def test_narrowed_keeps_shapes(shape):
 
 
 def test_narrowed_while_it_is_decoded():
-    numbers = CLASSES[: 300 * 301].view(np.float32).reshape(300, 301)
+    numbers = CLASSES.view(np.float32)
+    numbers = numbers[~(np.abs(numbers) > narrow._LARGEST)][-300 * 301 :].reshape(300, 301)
     for version, how in ((2, {}), (3, CODECS["zstd"]), (3, CODECS["plain"])):
         array, store, _ = written(version, (300, 301), (300, 301), "float32", how)
         spec = {"driver": "zarr" if version == 2 else "zarr3"}
@@ -244,3 +246,20 @@ def test_compared_while_it_is_decoded(codecs, monkeypatch):
         assert decode.holds(array, value, data[:-1]) is None  # a padded chunk at an edge
         for kind in ("cut", "longer", "twice", "empty"):
             assert decode.holds(array, damaged(value, kind), data) is None
+
+
+@pytest.mark.parametrize("number", [3.4e38, -3.4e38])
+def test_a_number_that_would_become_infinite_is_refused(number):
+    numbers = np.zeros(2 * narrow.BLOCK, np.float32)
+    numbers[narrow.BLOCK + 5] = number
+    with pytest.raises(OverflowError, match=r"3\.4e\+38"):
+        narrow.narrowed(numbers)
+    numbers[narrow.BLOCK + 5] = np.copysign(narrow._LARGEST, number)
+    assert np.isfinite(narrow.narrowed(numbers).astype(np.float32)).all()
+    numbers[7], numbers[8] = np.inf, np.nan  # what was so before stays
+    narrowed = narrow.narrowed(numbers).astype(np.float32)
+    assert np.isinf(narrowed[7])
+    assert np.isnan(narrowed[8])
+    numbers[9] = number
+    with pytest.raises(OverflowError):
+        narrow.narrowed(numbers)

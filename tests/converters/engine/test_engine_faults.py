@@ -19,9 +19,11 @@ from engine_cases import apart, contents, convert, renamed, save, state
 from flax import serialization
 
 from maxmig import errors
-from maxmig.converters import storage
+from maxmig.converters import ops, storage
 from maxmig.converters.engine import check, durable, journal, pieces, pool, reference, target
+from maxmig.converters.leaves import Leaf
 from maxmig.converters.storage import ocdbt
+from maxmig.converters.transfers import Transfer
 
 SCRIPT = """
 import sys
@@ -278,6 +280,36 @@ def test_names_that_are_too_long_for_files(tmp_path):
     assert not (tmp_path / "result").exists()
     convert(longer, tmp_path / "database", ocdbt=True)
     assert contents(tmp_path / "database").keys() == {("é" * 128,)}
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "to"),
+    [
+        (1e6, "float32", "float16"),
+        (3.4e38, "float32", "bfloat16"),
+        (1e300, "float64", "float32"),
+        (1e4, "float32", "float8_e4m3fn"),
+        (70000, "int32", "float16"),
+    ],
+)
+def test_a_number_that_would_become_infinite(number, dtype, to, tmp_path):
+    """It is refused and named, and its neighbour below is not."""
+    weights = np.full((3, 4), 2, dtype)
+    save(tmp_path / "good", {"w": weights})
+    weights[1, 2] = number
+    save(tmp_path / "bad", {"w": weights})
+
+    def narrower(name):
+        source = storage.open(tmp_path / name)
+        leaf = Leaf((3, 4), to, 12 * np.dtype(to).itemsize)
+        cast = Transfer(("w",), leaf, (("w",),), ops.Same(), cast=True)
+        return convert(renamed(source, transfers=[cast]), tmp_path / f"{name} result")
+
+    narrower("good")
+    assert contents(tmp_path / "good result")[("w",)][1] == np.full((3, 4), 2, to).tobytes()
+    with pytest.raises(errors.ConvertError, match=rf"w: the number .* does not fit {to}"):
+        narrower("bad")
+    assert not (tmp_path / "bad result").exists()
 
 
 def test_types_that_orbax_cannot_hold(tmp_path):
