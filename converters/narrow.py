@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK = 1 << 15  # numbers
+BLOCK = 1 << 17  # numbers
 _LARGEST = float.fromhex("0x1.fefffep127")  # the largest float32 that is not rounded to infinity
 
 

@@ -28,7 +28,7 @@ _BYTES = (
     {"name": "bytes"},  # of one byte each
 )
 _INDEX_CODECS = [_BYTES[0], {"name": "crc32c"}]
-_READ = 128 << 10  # bytes that are read at once, so that they are decoded in the cache
+_READ = 512 << 10  # bytes that are read at once, so that they are decoded in the cache
 _COMPARED = 1 << 20  # bytes that are compared at once
 _INDEX = 20  # bytes: the place and the size of the only part of a shard, and their CRC-32C
 
