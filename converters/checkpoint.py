@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from maxmig.converters.storage.base import Storage
 
 STEP = Leaf((), "int32", 4)  # canonical; a layout may store another integer type
+INFERRED = (
+    "optimizer containers are inferred: empty states at a tuple's end leave no trace here; `ckpt "
+    "convert --optimizer module:name` says which there are"
+)
 
 
 @dataclass(frozen=True)
@@ -337,7 +341,5 @@ def _skeleton(
             return remembered, ()
         return reading.skeleton, ("the optimizer skeleton in the metadata does not fit the leaves",)
     if state and not kind.exact:
-        return reading.skeleton, (
-            "optimizer containers are inferred: empty states at a tuple's end leave no trace here",
-        )
+        return reading.skeleton, (INFERRED,)
     return reading.skeleton, ()

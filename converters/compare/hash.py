@@ -22,7 +22,7 @@ from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import forms, pairs, views
 from maxmig.converters.compare.views import View, Zeros
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import back, normed, shaped
+from maxmig.converters.mapping import back, normed, shaped, strictly, traced
 from maxmig.converters.mapping.rules import Rule
 
 _NUMBER = re.compile(r"_0+(\d+)(?=/|$)")
@@ -142,12 +142,19 @@ def _plainly_numbered(found: Mapping[str, View]) -> dict[str, View]:
 
 def _undone(rules: tuple[Rule, ...]) -> Iterator[str]:
     if rules:
-        told = "; ".join(str(rule.data()) for rule in rules[:3])
+        told = "; ".join(map(_spelt, rules[:3]))
         more = f" and {len(rules) - 3} more" if len(rules) > 3 else ""
         yield (
             "the digest is that of the checkpoint from which the recorded conversions began, whose "
             f"names and arrays these rules restore: {told}{more}; --as-stored: without them"
         )
+
+
+def _spelt(rule: Rule) -> str:
+    """A rule on one line; of a table how long it is, since it names every leaf."""
+    if isinstance(rule, traced.Leaves):
+        return f"{{leaves: a table of {len(rule.entries)}}}"
+    return strictly.spelt(rule)
 
 
 def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:

@@ -40,6 +40,7 @@ __all__ = [
     "get",
     "is_random",
     "twin",
+    "unsaid",
 ]
 
 _MODULES = (
@@ -112,6 +113,16 @@ def twin(source: Layout, to: str, origin: object = None) -> Layout:
         own = source if source.name in ("nnx-state", *_NNX_STATES) else None
         return own or LAYOUTS[_NNX_OF[source.name]]
     return get(to)
+
+
+def unsaid(source: Layout, to: str | None, found: Layout, origin: object) -> tuple[str, ...]:
+    """A note where `--to nnx` takes one of two layouts that NNX's optimizer has."""
+    if (to, source.name, found.name) != ("nnx", "linen-state", "nnx-optimizer") or origin:
+        return ()
+    return (
+        "nnx is nnx-optimizer here, as nnx.ModelAndOptimizer has it; for nnx.Optimizer beside the "
+        "model (flax 0.11 and later) say --to nnx-pair",
+    )
 
 
 def detect(tree: DiskTree) -> tuple[Layout, Evidence]:

@@ -1,12 +1,13 @@
 """Puts a conversion together: transfers, the account of every leaf, and the result's metadata."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from maxmig import errors
 from maxmig.converters import accounting, ops, stacks
 from maxmig.converters.accounting import Accounting
-from maxmig.converters.checkpoint import Checkpoint
+from maxmig.converters.checkpoint import INFERRED, Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import back, derive, rules
@@ -27,6 +28,7 @@ class Builder:
     written: Written
     form: Form | None
     container: str
+    named: bool = False  # whether the optimizer was
 
     def conversion(self, custom: dict[str, Any], seed: int) -> Conversion:
         transfers, made, holes = [], [], {}
@@ -59,9 +61,24 @@ class Builder:
             container=self.container,
             metadata=custom,
             step=step,
-            notes=(*self.source.notes, *self.state.notes),
+            notes=(*self._known(), *self.state.notes, *self._same()),
             items=self._items(),
         )
+
+    def _known(self) -> tuple[str, ...]:
+        """The source's notes, but for what an optimizer that was named tells."""
+        return tuple(each for each in self.source.notes if each != INFERRED or not self.named)
+
+    def _same(self) -> Iterator[str]:
+        """A note where nothing is converted."""
+        places = {path: at for at, path in self.written.items() if isinstance(path, str)}
+        same = places == self.source.places and all(
+            item.sources == (path,) and item.leaf == self.source.leaves[path]
+            for path, item in self.state.items.items()
+        )
+        moved = any(not isinstance(item.op, ops.Same) for item in self.state.items.values())
+        if same and not moved and self.target.name == self.source.layout.name:
+            yield f"the source is in layout {self.target.name} already; its leaves stay as they are"
 
     def _items(self) -> tuple[str, ...]:
         tops = {path[0] for path in self.written}

@@ -46,8 +46,12 @@ def out(
                 raise
             where = f"{told[number]}: " if number < len(told) else ""
             raise errors.ConfigError(f"{where}{strictly.spelt(each)}: {error}") from error
+    for rule in done:
+        if isinstance(rule, rules.Random):
+            rule.owner(state.lists)  # only now: a `list:` rule that changes nothing is refused
     if strict:
         _refuse_leaves_in_leaves(state)
+        state.notes += strictly.strange(done, state)
     return tuple(done)
 
 
@@ -83,10 +87,7 @@ def _checked(state: State, rule: Rule, strict: bool) -> None:
         what = "the layers cannot be restacked" if _scans(rule) else "the mapping cannot be done"
         raise errors.ConvertError(f"{what}:\n  " + "\n  ".join(problems))
     if before == (state.items, state.lists, state.named):
-        raise errors.ConvertError(
-            "a rule matches nothing, or changes nothing; leave it out, or name what is there. The "
-            "parameters are\n  " + "\n  ".join(trees.sort(state.params)[:12])
-        )
+        raise errors.ConvertError(strictly.idle(rule, state))
 
 
 def _spread(rule: Rule, state: State) -> list[Rule]:
@@ -255,7 +256,7 @@ def _random(state: State, rule: rules.Random, problems: list[str]) -> None:
         ("key", derive.key_leaf(rule.impl, rule.shape)),
         ("count", Leaf(rule.shape, "uint32", size)),
     ):
-        path = f"aux/{rule.at}/{name}"
+        path = f"aux/{rule.owner()}/{name}"
         if path in state.items:
             problems.append(f"{path}: there already; two leaves would have this path")
         why = "random state, derived from (seed, path, step)"

@@ -75,6 +75,15 @@ def _text(found: Any) -> str:
     return found
 
 
+def _one(found: Any) -> str:
+    if "*" in _text(found):
+        raise ValueError(
+            f"expected the path of one module, without *, such as blocks_0/dropout/rngs, got "
+            f"{found!r}; one rule for each"
+        )
+    return str(found)
+
+
 def _numbered(found: Any) -> str:
     if len(rules.NUMBER.findall(_text(found))) != 1:
         raise ValueError(
@@ -207,7 +216,7 @@ _KINDS: dict[str, tuple[set[str], Callable[[Any], Rule]]] = {
     "random": (
         {"random", "impl", "shape"},
         lambda i: rules.Random(
-            _text(i["random"]), _text(i.get("impl", "threefry2x32")), _ints(i.get("shape", []))
+            _one(i["random"]), _text(i.get("impl", "threefry2x32")), _ints(i.get("shape", []))
         ),
     ),
 }

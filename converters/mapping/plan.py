@@ -126,6 +126,7 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     if document is not None:
         _check_hints(document, source)
     state = _begin(source, chosen.params_only)
+    state.notes += layouts.unsaid(source.layout, to, target, back.home(source))
     told = chosen.optimizer if chosen.optimizer is not None else document and document.optimizer
     if told is not None and not chosen.params_only:
         state.skeleton = optimizers.skeleton(told, state)
@@ -144,8 +145,8 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     values.check_zeros(source, state)
     form = _form(source, target, state, origin, done, rescanned=bool(scanning))
     form = _raw_scales(_listed(form, state), source, target, state, done)
-    named = document.fields if document is not None else {}
-    form = fields.form(form, source, target, state, named)
+    beside = document.fields if document is not None else {}
+    form = fields.form(form, source, target, state, beside)
     form = flat.form(form, target, chosen.container, source)
     written, kept = _written(target, state, form, chosen.container)
     done = (*typed, *done)
@@ -156,9 +157,10 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     way = back.way(source, done, () if kept_apart else scanning)
     if way.rules:
         metadata["maxmig"][back.WAY] = way.data()
-    builder = assemble.Builder(source, target, state, written, form, chosen.container)
+    named = told is not None or chosen.params_only
+    builder = assemble.Builder(source, target, state, written, form, chosen.container, named)
     seed = chosen.seed if chosen.seed is not None else int(source.own.get("seed") or 0)
-    found = Document(source.layout.name, target.name, done, fields=named)
+    found = Document(source.layout.name, target.name, done, fields=beside)
     spelling = back.spelling(source, target, origin)
     conversion = dataclasses.replace(builder.conversion(metadata, seed), spelling=spelling)
     return Planned(conversion, source, target, found, state, written)

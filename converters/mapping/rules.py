@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxmig import errors
+from maxmig.converters import names
 from maxmig.converters.mapping.traced import Leaves
 
 
@@ -278,15 +279,20 @@ class Listed:
 class Random:
     """The result has random state at this path: a key derived from (seed, path, step), a count 0.
 
-    `shape` is that of a stack of layers; `impl` a kind of typed key, or `raw` for plain words.
+    `shape` is that of a stack of layers; `impl` a kind of typed key, or `raw` for plain words. The
+    path may be spelt as NNX's tree has it: `blocks/0/rngs` is `blocks_0/rngs`, of a list.
     """
 
     at: str
     impl: str = "threefry2x32"
     shape: tuple[int, ...] = ()
 
+    def owner(self, lists: set[str] | None = None) -> str:
+        """Its canonical path; adds the containers that are lists."""
+        return names.canonical(tuple(map(names.unescape, self.at.split("/"))), lists)
+
     def inverse(self) -> Drop:
-        return Drop(Where(self.at), "random state: derived again when it is needed")
+        return Drop(Where(self.owner()), "random state: derived again when it is needed")
 
     def data(self) -> dict[str, Any]:
         found: dict[str, Any] = {"random": self.at, "impl": self.impl}

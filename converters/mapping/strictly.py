@@ -1,7 +1,8 @@
 """What is asked of a user's own rules, beside that they can be carried out."""
 
+import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from maxmig import errors, trees
 from maxmig.converters import skeletons
@@ -10,6 +11,7 @@ from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import State
 
 _SHOWN = 12
+_NO_MODEL = ("aux", "step", skeletons.ROOT)
 
 
 def spelt(rule: Rule) -> str:
@@ -37,6 +39,36 @@ def check(rule: Rule, state: State) -> None:
             _total(rule, state)
 
 
+def idle(rule: Rule, state: State) -> str:
+    """What to say of a rule that matches nothing, or changes nothing."""
+    named = rule.where.path if isinstance(rule, rules.Drop) else ""
+    if named in {path.partition("/")[0] for path in state.items} - {"params", *_NO_MODEL}:
+        return (
+            f"a path is one in the model's modules; {named} is none, but a collection, or a field "
+            f"of the TrainState: {{drop: {{collection: {named}}}, reason: ...}} leaves it out"
+        )
+    paths = trees.sort(state.params)
+    more = f"\n  ... and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return (
+        "a rule matches nothing, or changes nothing; leave it out, or name what is there. The "
+        "parameters are\n  " + "\n  ".join(paths[:_SHOWN]) + more
+    )
+
+
+def strange(done: Iterable[Rule], state: State) -> Iterator[str]:
+    """What a user may have misspelt: random state beside the model's modules, not in them."""
+    known = {path.partition("/")[0] for path in state.params}
+    for rule in done:
+        if isinstance(rule, rules.Random):
+            name = rule.owner().partition("/")[0]
+            like = [] if name in known else difflib.get_close_matches(name, sorted(known), 1, 0.8)
+            if like:
+                yield (
+                    f"random {rule.at}: no parameter is in {name}; where {like[0]} is meant, "
+                    "correct the rule"
+                )
+
+
 def _inside(at: str, state: State) -> int:
     return _rank((p for p in state.params if rules.Where(at).rest(p) is not None), state)
 
@@ -56,9 +88,8 @@ def _axis(axis: int, rank: int) -> None:
 def _total(table: traced.Leaves, state: State) -> None:
     """Every leaf of the model must be a source, once; a leaf that is cut must be used up."""
     used = [path for entry in table.entries for path in entry.sources]
-    no_model = ("aux", "step", skeletons.ROOT)
     sections = {path.partition("/")[0] for path in used} | {"params"}
-    held = {p for p in state.items if p.partition("/")[0] in sections - set(no_model)}
+    held = {p for p in state.items if p.partition("/")[0] in sections - set(_NO_MODEL)}
     if lost := trees.sort(held - set(used)):
         told = f"\n  ... and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
         raise errors.ConvertError(

@@ -27,7 +27,7 @@ class Weights:
     step: int | None
 
     def __str__(self) -> str:
-        return self.directory + ("" if self.step is None else f", step {self.step}")
+        return self.directory + ("" if self.step is None else f", folder {self.step}")
 
 
 def weights(cfg: "Config", directory: str | None) -> Weights:

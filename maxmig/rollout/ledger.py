@@ -111,16 +111,30 @@ class Ledger:
     def find(self, name: str) -> Entry:
         """The entry of an id, or of the beginning of one.
 
+        Where several begin so, those that can be taken back count: neither a rollback nor an entry
+        that was taken back already.
+
         Raises:
             ConfigError: there is none, or several begin so.
         """
         found = [entry for entry in self.entries if entry.id.startswith(name)]
+        gone = {e.of for e in self.entries if e.state == DONE}
+        standing = [
+            e
+            for e in self.entries
+            if e.kind != "rollback" and e.id not in gone and e.state != ABANDONED
+        ]
+        if len(found) > 1:
+            found = [entry for entry in found if entry in standing] or found
         if len(found) != 1:
             reason = "several entries" if found else "no entry"
-            known = ", ".join(entry.id for entry in self.entries[-5:]) or "none"
-            raise ConfigError(
-                f"{self.path}: {reason} with the id {name!r}; the last ones are: {known}"
+            likely = [e.id for e in found or standing][-5:]
+            told = (
+                f"they are: {', '.join(likely)}"
+                if found
+                else (f"what can be taken back: {', '.join(likely) or 'nothing'}")
             )
+            raise ConfigError(f"{self.path}: {reason} with the id {name!r}; {told}")
         return found[0]
 
 

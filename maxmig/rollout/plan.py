@@ -5,10 +5,8 @@ what each file will be, and a seal over all of it, so that `apply` does exactly 
 nothing.
 """
 
-import contextlib
 import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,13 @@ import maxmig
 from maxmig import digests, errors
 from maxmig.config import flags
 from maxmig.config.flags import LADDER, Stage
-from maxmig.rollout import dangers, document, edits, effective, splice
+from maxmig.rollout import dangers, document, edits, heirs, splice
 from maxmig.rollout.choice import Choice
 from maxmig.rollout.dangers import Danger, Severity
 from maxmig.rollout.effective import Effective
 from maxmig.rollout.era import Era
 
 SCHEMA_VERSION = 1
-_MANY = 1000
-_PARENT = re.compile(r"^\s*base_config\s*:\s*['\"]?([^'\"\s#]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,7 @@ def make(
     if twice:
         raise errors.ConfigError(f"{twice[0]}: named twice")
     read = [choice.read(name) for name in names]
-    files = [_plan(config, goal, direct) for config in read]
+    files = [_plan(config, goal, direct, choice) for config in read]
     files = _inherit(read, files)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Plan(goal.value, direct, now, maxmig.__version__, tuple(files))
@@ -230,7 +226,7 @@ def splices(doc: Any, changes: Sequence[Change]) -> tuple[splice.Splice, ...]:
     return edits.edit(doc, wanted, siblings=flags.KEYS)
 
 
-def _plan(config: Effective, goal: Stage, direct: bool) -> FilePlan:
+def _plan(config: Effective, goal: Stage, direct: bool, choice: Choice) -> FilePlan:
     control, notes = _control(config)
     gone = config.framework.era is Era.REMOVED  # no flags, no ladder
     candidate = goal if direct or gone or control is None else next_rung(control, goal)
@@ -253,7 +249,12 @@ def _plan(config: Effective, goal: Stage, direct: bool) -> FilePlan:
         sha256_before=splice.sha256(raw),
         sha256_after=splice.sha256(after),
         framework=config.framework.document(),
-        notes=(*notes, *config.notes, *_redundant(config, changes), *_heirs(config)),
+        notes=(
+            *notes,
+            *config.notes,
+            *_redundant(config, changes),
+            *heirs.notes(config, [change.key for change in changes], choice),
+        ),
     )
 
 
@@ -332,28 +333,6 @@ def _redundant(config: Effective, changes: Sequence[Change]) -> list[str]:
                 "graduate removes it"
             )
     return found
-
-
-def _heirs(config: Effective) -> list[str]:
-    """Other files below the folder that stand on this one, and change with it."""
-    own = config.path.resolve()
-    parents = {}
-    for path in sorted(own.parent.rglob("*.y*ml"))[:_MANY]:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if match := _PARENT.search(path.read_text("utf-8")):
-                parent = effective.parent_path(path, match[1], config.framework)
-                parents[path.resolve()] = parent.resolve() if parent else None
-    found = []
-    for path in parents:
-        above, steps = parents[path], 0
-        while above is not None and above != own and steps < len(parents):
-            above, steps = parents.get(above), steps + 1
-        if above == own and path != own:
-            found.append(path.relative_to(own.parent).as_posix())
-    if not found:
-        return []
-    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-    return [f"{len(found)} more inherit from it and change with it: {shown}"]
 
 
 def _relative(path: Path) -> str:

@@ -69,7 +69,7 @@ def test_eval_prints(call: Any, trained: Path) -> None:
     assert done.out.startswith("loss ") and " perplexity " in done.out and " tokens" in done.out
     heads = [line.split()[0] for line in done.err.splitlines()]
     assert heads == ["weights", "rung", "data"]
-    assert "checkpoints, step 11" in done.err
+    assert "checkpoints, folder 11" in done.err
     assert call("eval", "--quiet").err == ""
 
 

@@ -47,7 +47,8 @@ def test_convert_and_diff(maxmig, source, tmp_path):
     assert code == 0
     assert "taken apart into layers" in out and "written" in out
     assert "note       layer axis 1: the only one on which all stacked parameters agree" in out
-    code, out, _ = maxmig("ckpt", "diff", source("gpt3_nnx_scan"), tmp_path / "n")
+    code, out, err = maxmig("ckpt", "diff", source("gpt3_nnx_scan"), tmp_path / "n")
+    assert err.startswith("A  ") and f"B  {tmp_path / 'n'}" in err and "layout nnx\n" in err
     assert code == 0 and "= params/decoder/layers/mlp/wi/kernel" in out
     assert "~ step  same after the cast" in out
     other = source("gpt3_linen_scan")
@@ -55,6 +56,16 @@ def test_convert_and_diff(maxmig, source, tmp_path):
     told = json.loads(out)
     assert code == 1 and told["exit_code"] == 1 and not told["equal"]
     assert told["counts"]["*"] > 0 and told["lines"][0]["path"].startswith("params/")
+
+
+def test_quiet_tells_results_only(maxmig, source, tmp_path):
+    words = ("ckpt", "convert", source("gpt3_linen_scan"), tmp_path / "n", "--to", "nnx", "--quiet")
+    _, out, _ = maxmig(*words, "--dry-run")
+    assert "route" in out and "dry run" in out  # the plan is the result
+    code, out, _ = maxmig(*words)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["verified", "written"]
+    diff = ("ckpt", "diff", source("gpt3_linen_scan"), tmp_path / "n", "--quiet")
+    assert maxmig(*diff)[2] == ""
 
 
 def test_dry_run_writes_nothing(maxmig, source, tmp_path):

@@ -1,5 +1,7 @@
 """Checkpoints as other projects keep them: items, files without a suffix, several trees."""
 
+import shutil
+
 import flax.serialization
 import numpy as np
 import optax
@@ -11,6 +13,7 @@ from maxmig import errors
 from maxmig.converters import checkpoint, convert, inspect, mapping
 from maxmig.converters.compare import diff, hash
 from maxmig.converters.engine.options import Options
+from maxmig.converters.mapping import files
 
 
 class _State(train_state.TrainState):
@@ -209,3 +212,39 @@ def test_what_only_the_container_tells_comes_back(tmp_path):
     _convert(file, tmp_path / "native", "nnx")
     _convert(tmp_path / "native", tmp_path / "back.msgpack", "linen")
     assert (tmp_path / "back.msgpack").read_bytes() == file.read_bytes()
+
+
+def test_what_is_inferred_or_not_said_is_noted(tmp_path):
+    """And is not where a user says it; nor is a conversion that converts nothing left untold."""
+
+    def notes(source, to, **options):
+        return " ".join(mapping.plan(checkpoint.read(source), to, **options).notes)
+
+    ocp.PyTreeCheckpointer().save(tmp_path / "src", _state())
+    assert "say --to nnx-pair" in notes(tmp_path / "src", "nnx")
+    assert "nnx-pair" not in notes(tmp_path / "src", "nnx-optimizer")
+    assert "in layout linen-state already" in notes(tmp_path / "src", "linen")
+    for changed in ({"dtype": "bfloat16"}, {"scan": True}, {"params_only": True}):
+        assert "already" not in notes(tmp_path / "src", "linen", **changed)
+    _convert(tmp_path / "src", tmp_path / "nnx", "nnx-pair")
+    shutil.copytree(tmp_path / "nnx", tmp_path / "foreign")
+    next((tmp_path / "foreign").glob("*/_CHECKPOINT_METADATA")).write_text("{}")  # as NNX has it
+    assert "convert --optimizer module:name" in notes(tmp_path / "foreign", "linen-state")
+    told = notes(tmp_path / "foreign", "linen-state", optimizer=optax.adamw(1e-3))
+    assert "inferred" not in told and "already" not in told
+
+
+def test_a_field_of_a_train_state_is_left_out_by_its_collection(tmp_path):
+    def planned(what):
+        document = files.parse({"rules": [{"drop": what, "reason": "x"}]}, "here")
+        return mapping.plan(checkpoint.read(tmp_path / "src"), "nnx", map_file=document)
+
+    ocp.PyTreeCheckpointer().save(
+        tmp_path / "src", {**vars(_state()), "apply_fn": None, "tx": None, "key": np.ones(2)}
+    )
+    for said in ("key", "batch_stats"):
+        with pytest.raises(errors.ConfigError, match=f"{{drop: {{collection: {said}}}, reason"):
+            planned(said)
+    assert not any("key" in path for path in planned({"collection": "key"}).leaves)
+    with pytest.raises(errors.ConfigError, match="a rule matches nothing, or changes nothing"):
+        planned("step")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maxmig import errors
 from maxmig.converters import checkpoint, convert
 from maxmig.converters.compare import diff, hash, verify
 from maxmig.converters.leaves import Leaf
@@ -271,13 +272,17 @@ def test_one_changed_bit_is_found(source, data):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_a_cast_is_the_exact_one(dtype):
-    """Of every class of number: rounded, overflowing, subnormal, NaN."""
-    numbers = [0.0, -0.0, 1.0, 1 + 2**-9, 65520.0, 3e38, 1e-8, 1e-41, np.inf, -np.inf, np.nan]
+    """Of every class of number: rounded, subnormal, infinite, NaN; what overflows is refused."""
+    numbers = [0.0, -0.0, 1.0, 1 + 2**-9, 65519.0, 1e-8, 1e-41, np.inf, -np.inf, np.nan]
     both = np.array(list(itertools.chain(numbers, (-x for x in numbers))), np.float32)
     from maxmig.converters import ops
 
     leaf = Leaf(both.shape, dtype, both.size * np.dtype(dtype).itemsize)
-    with np.errstate(over="ignore"):
-        expected = both.astype(np.dtype(dtype))
+    expected = both.astype(np.dtype(dtype))
     assert ops.cast(both, leaf, "x").tobytes() == expected.tobytes()
+    over = {"float16": 65520.0, "bfloat16": 3.4e38}.get(dtype)
+    for number in () if over is None else (over, -over):
+        both[3] = number
+        with pytest.raises(errors.ConvertError, match=r"x: the number .* would become infinite"):
+            ops.cast(both, leaf, "x")
     assert expected.dtype == np.dtype(getattr(ml_dtypes, dtype, dtype))

@@ -20,6 +20,7 @@ def test_the_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "migration", raising=False)
     commands = re.findall(r"^\$ (maxmig [^#\n]*?)(?: *# exit (\d))?$", page, re.MULTILINE)
+    commands = [c for c in commands if not c[0].startswith("maxmig ckpt")]  # their own tests
     assert len(commands) == 8
     told = ""
     for command, code_ in commands:

@@ -1,5 +1,6 @@
 """`maxmig parity localize --pair`: the first equation in which two modules differ."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert main(words) == 1
     out = capsys.readouterr().out
     assert "constant 0.99 against 0.9" in out and str(folder / "repro.py") in out
+    assert re.search(r"first .*\n  control .*flax/linen/\S+ in \w+, called at \S+\.py:\d+: ", out)
     assert main(words) == 5  # never over a script
     # The script finds the pair from anywhere, and shows the difference again.
     done = subprocess.run(

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pairs_zoo as zoo
 import pytest
+import yaml
 from flax import nnx
 
 from maxmig import errors
 from maxmig.cli import main as cli
+from maxmig.parity import Report, pairs
+from maxmig.parity.findings.policy import Policy
+from maxmig.parity.findings.subject import Side, Subject
 from maxmig.testing import assert_parity
 
 HERE = Path(__file__).parent
@@ -75,6 +79,30 @@ def test_init_writes_a_test_that_runs(repository: Path, capsys: pytest.CaptureFi
     done = pytest_in(repository, "tests")
     assert done.returncode == 1
     assert "migration:wrong: outputs: " in done.stdout
+
+
+def test_init_in_a_subfolder_writes_the_workflow_where_github_looks(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / ".git").mkdir()
+    (repository / "packages" / "own").mkdir(parents=True)
+    # What is compared is not the point here.
+    side, subject = Side("", "", "", {}, ""), Subject("pair", "", "", 0, {}, "")
+    found = Report(subject, side, side, Policy("ratio", "", {}))
+    monkeypatch.setattr(pairs, "run", lambda *args, **kwargs: found)
+    for words in (["--dir", "packages/own"], ["--force"]):
+        assert cli.main(["parity", "init", "--pair", "migration:pair", *words]) == 0
+        text = (repository / ".github" / "workflows" / "parity.yml").read_text()
+        told = capsys.readouterr().out
+        job = yaml.safe_load(text)["jobs"]["parity"]
+        assert str(Path(".github", "workflows", "parity.yml")) in told
+        if "--force" in words:  # at the top
+            assert "defaults" not in job and job["steps"][-1]["with"]["path"] == "parity"
+            continue
+        assert job["defaults"]["run"]["working-directory"] == "packages/own"
+        assert job["steps"][-1]["with"]["path"] == "packages/own/parity"
+        assert (repository / "packages" / "own" / "tests" / "test_parity_pair.py").exists()
+        assert not (repository / "packages" / "own" / ".github").exists()
 
 
 def test_init_of_nothing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

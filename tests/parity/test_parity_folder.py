@@ -150,7 +150,7 @@ def test_the_ladder(capsys, tmp_path):
         "linen_nnx",
     }
     assert out.count("✓ PASS") == 6
-    assert "bridged-decoder   bridged           ✓ PASS    1 outputs proved" in out
+    assert "bridged-decoder   bridged           ✓ PASS    1 output proved" in out
     assert out.rstrip().endswith("✓ PASS 5 of 5 pairs of rungs agree")
     assert Card.load(tmp_path / "hybrid_nnx").subject["control"] == "hybrid"
 

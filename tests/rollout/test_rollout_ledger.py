@@ -175,6 +175,21 @@ def test_ids(config: Path) -> None:
         ledger.read(BOOK).find("2")
 
 
+def test_the_beginning_of_an_id_means_what_can_be_taken_back(config: Path) -> None:
+    first = flip()
+    rollback.rollback(BOOK, first)
+    second = flip()
+    book = ledger.read(BOOK)
+    assert len(book.entries) == 3
+    assert book.find("2").id == second
+    assert book.find(first).id == first
+    with pytest.raises(ConfigError, match=f"what can be taken back: {second}$"):
+        book.find("zzz")
+    rollback.rollback(BOOK, second)
+    with pytest.raises(ConfigError, match="several entries with the id '2'"):
+        ledger.read(BOOK).find("2")
+
+
 def test_a_moved_folder_takes_its_ledger_along(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "old").mkdir()
     (here / "old" / "run.yml").write_text(CONFIG)

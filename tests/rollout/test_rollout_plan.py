@@ -87,8 +87,20 @@ def test_values_come_over_the_chain(here: Path) -> None:
     write("# below\nbase_config: '../child.yml'  # twice removed\n", "deep/er.yml")
     write("run_name: alone\n", "other.yml")
     (up,) = plan.make(["parent.yml"], Stage.LINEN).files
-    assert up.notes[-1] == "2 more inherit from it and change with it: child.yml, deep/er.yml"
+    assert up.notes[-1] == "files that inherit from it and change with it: child.yml, deep/er.yml"
     assert set(file.chain) >= {"parent.yml", "child.yml"}
+
+
+def test_a_file_that_sets_the_keys_itself_does_not_change_with_its_parent(here: Path) -> None:
+    write("base_config: tiny_llama2.yml\nenable_nnx: false\n", "parent.yml")
+    write("base_config: parent.yml\nenable_nnx: true\n", "own.yml")
+    write("base_config: own.yml\n", "below.yml")
+    write("base_config: parent.yml\n", "child.yml")
+    (file,) = plan.make(["parent.yml"], Stage.BRIDGED_DECODER).files
+    assert file.notes[-2:] == (
+        "files that inherit from it and change with it: child.yml",
+        "files that inherit from it and set for themselves what changes here: below.yml, own.yml",
+    )
 
 
 def test_a_child_inherits_from_a_parent_of_the_same_plan(here: Path) -> None:

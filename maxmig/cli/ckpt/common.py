@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from maxmig.converters.checkpoint import Checkpoint
     from maxmig.converters.layouts import Hints
 
-PATH_HELP = "a directory of steps (checkpoint/), one step (checkpoint/9), or its items/"
+PATH_HELP = (
+    "a directory of steps (checkpoint/), one step (checkpoint/9), its items/, or a msgpack or "
+    "safetensors file; local, gs:// or s3://"
+)
 LAYOUTS = (  # converters.layouts knows them; listed here, so that --help is fast
     *("linen", "nnx", "maxtext-nnx", "linen-state", "linen-variables", "linen-params"),
     *("nnx-state", "nnx-optimizer", "nnx-pair", "to-nnx", "to-linen", "tunix"),

@@ -32,7 +32,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="LAYOUT",
-        help="layout of the result: linen, nnx (the counterpart in SRC's family), or any by name",
+        help="layout of the result: linen, nnx (the counterpart in SRC's family), or one of "
+        + ", ".join(name for name in common.LAYOUTS if name not in ("linen", "nnx")),
     )
     common.add_step(parser)
     common.add_layers(parser)
@@ -182,7 +183,8 @@ def _converted(args: argparse.Namespace) -> int:
         container=_container(args.destination),
     )
     prepared = convert.prepare(todo, args.destination, _options(args))
-    _show(todo, prepared)
+    if args.dry_run or not console.settings().quiet:
+        _show(todo, prepared)
     told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
     if args.dry_run:
         return _dry_run(args, todo, prepared, told)
@@ -308,6 +310,7 @@ def words(args: argparse.Namespace, *, resume: bool = False) -> list[str]:
         found += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
     found += ["--resume"] if resume or args.resume else []
     found += ["--json"] if args.json else []
+    found += ["--quiet"] if console.settings().quiet else []
     return found
 
 

@@ -62,6 +62,8 @@ def _run(args: argparse.Namespace) -> int:
     document = files.read(args.map) if args.map else None
     hints = document.hints if document else None
     a, b = _sides(args, hints)
+    for name, side in (("A", a), ("B", b)):
+        console.note(console.printable(f"{name}  {side.place}, layout {side.layout.name}"))
     total = sum(leaf.nbytes for side in (a, b) for leaf in side.leaves.values())
     with console.progress("compare", total=total) as bar:
         report = diff.diff(

@@ -41,12 +41,12 @@ on: [push, pull_request]
 jobs:
   parity:
     runs-on: ubuntu-latest
-    steps:
+{defaults}    steps:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with:
           python-version: "3.12"
-      - run: pip install maxmig pytest -e .
+      - run: pip install maxmig pytest -e .  # maxmig from where you have it
       - run: python -m pytest {test}
         env:
           JAX_PLATFORMS: cpu
@@ -56,7 +56,12 @@ jobs:
         if: always()
         with:
           name: parity
-          path: parity
+          path: {within}parity
+"""
+
+_DEFAULTS = """    defaults:
+      run:
+        working-directory: {folder}
 """
 
 
@@ -77,34 +82,48 @@ def run(args: argparse.Namespace) -> int:
     """Compares the pair once, and writes a test of what was compared."""
     root = Path(args.dir)
     name = re.sub(r"\W+", "_", args.pair.partition(":")[2]) or "pair"
-    test = Path("tests") / f"test_parity_{name}.py"
-    ci = Path(".github") / "workflows" / "parity.yml"
     if not root.is_dir():
         raise errors.ConfigError(f"--dir {root}: expected a folder")
-    there = [path for path in (test, ci) if (root / path).exists()]
+    test = Path("tests") / f"test_parity_{name}.py"
+    top, folder = _repository(root)
+    ci = top / ".github" / "workflows" / "parity.yml"
+    there = [path for path in (root / test, ci) if path.exists()]
     if there and not args.force:
-        raise errors.PreflightError(f"{root / there[0]}: is there already; --force writes over it")
+        raise errors.PreflightError(f"{there[0]}: is there already; --force writes over it")
     from maxmig.parity import pairs
 
     report = pairs.run(args.pair, levels=("L2",), note=console.note)
     made = [c.name for c in report.checks if c.level == "native"]
     checks = ", ".join(f'"{check}"' for check in made or ["outputs"])
     texts = {
-        test: _TEST.format(name=name, spec=args.pair, checks=f"[{checks}]"),
-        ci: _CI.format(spec=args.pair, test=test.as_posix()),
+        root / test: _TEST.format(name=name, spec=args.pair, checks=f"[{checks}]"),
+        ci: _CI.format(
+            spec=args.pair,
+            test=test.as_posix(),
+            defaults=_DEFAULTS.format(folder=folder) if folder else "",
+            within=f"{folder}/" if folder else "",
+        ),
     }
     for path, text in texts.items():
-        _write(root / path, text)
+        _write(path, text)
     if args.json:
-        console.emit_json(
-            {"files": [root / path for path in texts], "verdict": report.verdict.value}
-        )
+        console.emit_json({"files": list(texts), "verdict": report.verdict.value})
     else:
         for path in texts:
-            console.out(f"{'wrote':<10} {root / path}")
+            console.out(f"{'wrote':<10} {path}")
         console.out(f"{'now':<10} {report.verdict.value}: {report.summary}")
         console.out(f"{'run':<10} python -m pytest {test}")
     return 0
+
+
+def _repository(root: Path) -> tuple[Path, str]:
+    """Where GitHub looks for workflows, and the folder below it; `root` itself without a .git."""
+    real = root.resolve()
+    for depth, folder in enumerate((real, *real.parents)):
+        if (folder / ".git").exists():
+            up = root.joinpath(*[".."] * depth)
+            return up, real.relative_to(folder).as_posix() if depth else ""
+    return root, ""
 
 
 def _write(path: Path, text: str) -> None:

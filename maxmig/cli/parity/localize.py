@@ -148,7 +148,9 @@ def _equation(equation: "Equation | None") -> str:
     line = f"{equation.source or 'an unknown line'}"
     fed = f" of {', '.join(equation.operands)}" if equation.operands else ""
     inside = f" in {equation.function}" if equation.function else ""
-    return f"{line}{inside}: {equation.primitive} {equation.dtype} {list(equation.shape)}{fed}"
+    called = f", called at {equation.caller}" if equation.caller else ""
+    what = f"{equation.primitive} {equation.dtype} {list(equation.shape)}"
+    return f"{line}{inside}{called}: {what}{fed}"
 
 
 def _document(found: "Localization") -> dict[str, Any]:

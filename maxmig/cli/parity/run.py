@@ -200,17 +200,19 @@ def _print_ladder(reports: Mapping[str, "Report"], verdict: str) -> None:
 
 def _short(part: "Part") -> str:
     """What a level found, in few words."""
+    from maxmig.parity.findings import words
+
     if part.verdict.value != "PASS":
         return part.verdict.value
     proofs = [c.details for c in part.checks if c.level == "static"]
     if proofs:
-        return f"{sum(len(p.proved) for p in proofs)} outputs proved"
+        return f"{words.counted(sum(len(p.proved) for p in proofs), 'output')} proved"
     if part.level == "semantic":
         outputs = [e for c in part.checks for e in c.details.errors]
         worst = max(e.relative for e in outputs)
         return f"{len(outputs)} {f'within {worst:.0e}' if worst else 'equal'}"
     held = [c for c in part.checks if c.level != "settings" and c.concluded is None]
-    arrays = f"{sum(c.arrays for c in held):,} arrays"
+    arrays = words.counted(sum(c.arrays for c in held), "array")
     return f"{arrays} {'bit for bit' if all(c.exact for c in held) else 'agree'}"
 
 
@@ -247,6 +249,7 @@ VERB = Verb(
         "maxmig parity run configs/tiny_llama2.yml --run-dir maxmig_output/parity/first",
         "maxmig parity run configs/tiny_gpt3.yml --candidate hybrid --level L0,L2 --steps 2 --json",
         "maxmig parity run configs/demo.yml --level all --tokens 512 --dtype bfloat16",
+        "maxmig parity run --pair my_package.migration:mlp --save-mapping mlp.yml",
     ),
     add_arguments=_add_arguments,
     run=run,

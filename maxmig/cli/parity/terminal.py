@@ -28,6 +28,8 @@ def show(report: "Report") -> None:
 
 
 def _subject(report: "Report") -> Iterator[tuple[str, str]]:
+    from maxmig.parity.findings import words
+
     for name, side in (("control", report.control), ("candidate", report.candidate)):
         modules = ", ".join(side.modules)
         yield name, f"{side.proved:<16} proved from {side.state}; {modules}"
@@ -36,25 +38,35 @@ def _subject(report: "Report") -> Iterator[tuple[str, str]]:
     if report.origin:
         o = report.origin
         hashed = f", sha256 {report.checkpoint_hash[:12]}" if report.checkpoint_hash else ""
-        yield "weights", f"{o.source}, step {o.step}, optimizer state {o.optimizer}{hashed}"
+        step = f"{'stored ' if o.notes else ''}step {o.step}"  # a checkpoint's folder has another
+        yield "weights", f"{o.source}, {step}, optimizer state {o.optimizer}{hashed}"
+    before = ""
     for i in report.inputs:
-        shape = f"{i.rows} x {i.length}, {i.segments} segments, {i.padding} padding"
-        yield f"{i.name} batch", f"{shape}; {i.source}"
+        text = f"{i.rows} x {i.length}"
+        if i.targets:  # a batch of language, no pair's own arrays
+            text += f", {words.counted(i.segments, 'segment')}, {i.padding} padding"
+        text += f"; {i.source}"
+        yield f"{i.name} batch", "the same" if text == before else text
+        before = text
     yield "policy", report.policy.text
 
 
 def _row(check: "Check") -> tuple[Any, ...]:
+    from maxmig.parity.findings import words
     from maxmig.parity.findings.check import Verdict
-    from maxmig.parity.reports.wording import bare, describe, needs
+    from maxmig.parity.reports.wording import bare, describe, mapped, needs
 
     verdict: Any = console.status(check.verdict.value) if check.gates else "reported"
     if check.concluded is not None:
         return check.code, check.name, verdict, bare(check, check.told or check.reason)
-    amount = f"{check.arrays:,} arrays, {check.elements:,} numbers: "
+    arrays, numbers = (check.arrays, "array"), (check.elements, "number")
+    amount = f"{words.counted(*arrays)}, {words.counted(*numbers)}: "
     if check.verdict is Verdict.FAIL:
         return check.code, check.name, verdict, describe(check)
     if check.verdict is Verdict.INCONCLUSIVE:
         return check.code, check.name, verdict, check.reason
+    if mapped(check):
+        return check.code, check.name, verdict, check.told
     remark = f"; {check.told}" if check.told else ""
     return check.code, check.name, verdict, amount + needs(check) + _error(check) + remark
 
@@ -75,6 +87,8 @@ def _remarks(report: "Report") -> Iterator[tuple[str, str]]:
 
 
 def _coverage(report: "Report") -> Iterator[tuple[str, str]]:
+    from maxmig.parity.findings import words
+
     c = report.coverage
     if c.parameters:
         longest = max((i.length for i in report.inputs), default=0)
@@ -84,23 +98,28 @@ def _coverage(report: "Report") -> Iterator[tuple[str, str]]:
         ("zero outputs on both sides", c.zero_outputs),
         ("parameters that no step moved", c.unmoved),
         ("not run", c.skipped),
-        ("constants that got seeded noise", report.origin.nudged if report.origin else ()),
     )
     for title, paths in listed:
         if paths:
             yield "", f"{title} ({len(paths)}): {', '.join(paths)}"
+    if report.origin and (paths := report.origin.nudged):  # all of them are in run.json
+        yield "", f"constants that got seeded noise ({len(paths)}): {words.few(paths)}"
     for note in report.notes:
         yield "note", note
 
 
 def _difference(report: "Report") -> Iterator[tuple[str, str]]:
-    first = report.divergence
+    from maxmig.parity.reports.wording import parting, tabled
+
+    first = parting(report)
     if first is not None:
-        yield "first", f"{first.path or 'unnamed'}: {', '.join(first.differences)}"
+        fine = "; no failure, the values agree" if report else ""
+        yield "first", f"{first.path or 'unnamed'}: {', '.join(first.differences)}{fine}"
         yield "", f"control   {first.control or 'has nothing like it'}"
         yield "", f"candidate {first.candidate or 'has nothing like it'}"
     if report.first_failure or len(report.reasons) > 1:
         for reason in report.reasons:
-            yield "difference", reason
+            if reason not in tabled(report):
+                yield "difference", reason
     for code in report.codes[:3]:
         yield "see", f"maxmig parity explain {code}"

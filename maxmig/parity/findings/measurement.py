@@ -45,13 +45,13 @@ class Ratio:
     @property
     def limit(self) -> float:
         """The largest error of the candidate that passes."""
-        return self.factor * self._granted + 2 * self.noise
+        return self.factor * self.granted + 2 * self.noise
 
     @property
     def ratio(self) -> float:
         """The candidate's error over the control's, as it is gated: the factor that would pass."""
         over = max(0.0, self.candidate - 2 * self.noise)
-        return over / self._granted if self._granted else (math.inf if over else 1.0)
+        return over / self.granted if self.granted else (math.inf if over else 1.0)
 
     @property
     def finer(self) -> bool:
@@ -59,7 +59,8 @@ class Ratio:
         return self.candidate < self.control / 2 and self.control > self.floor
 
     @property
-    def _granted(self) -> float:
+    def granted(self) -> float:
+        """The control's error, or the least that it is granted."""
         return max(self.control, self.floor)
 
 

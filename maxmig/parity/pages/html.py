@@ -82,10 +82,12 @@ def render(report: "Report") -> str:
     environment.filters["ticks"] = _ticks
     environment.globals |= {
         "symbols": SYMBOLS,
+        "mapped": wording.mapped,
         "needs": wording.needs,
         "bare": wording.bare,
         "describe": wording.describe,
         "sizes": wording.sizes,
+        "relative": wording.relative,
         "values": _values,
         "snippet": snippets.around,
         "entries": catalogue.BY_CODE,
@@ -95,9 +97,14 @@ def render(report: "Report") -> str:
     of_steps = {name: check for name, check in held.items() if name in plots.OF_STEPS}
     drawn = {
         "loss": plots.loss(report.curve, report.control.proved, report.candidate.proved),
-        "steps": plots.by_step(of_steps),
-        "gradients": plots.gradients(held["gradients"]) if "gradients" in held else "",
+        "steps": "" if all(map(_exact, of_steps.values())) else plots.by_step(of_steps),
+        "gradients": "" if _exact(held.get("gradients")) else plots.gradients(held["gradients"]),
         **figures.drawn(held | {c.name: c for c in report.checks if c.level == "behaviour"}),
+    }
+    # Marks that are all at zero are told in a sentence.
+    zero = {
+        "Difference by step": bool(of_steps) and not drawn["steps"],
+        "Difference of each gradient": "gradients" in held and not drawn["gradients"],
     }
     if "ratios" in drawn:
         drawn["gradients"] = ""  # the ratio says the same, with its limit
@@ -107,6 +114,7 @@ def render(report: "Report") -> str:
         parts={part.level: part for part in report.by_level},
         levels=levels.LEVELS,
         figures=drawn,
+        zero=[name for name, all_zero in zero.items() if all_zero],
         casts=[cast for check in report.checks for cast in _casts(check)],
         most_leaves=plots.MOST_LEAVES,
         infinity=math.inf,
@@ -115,6 +123,11 @@ def render(report: "Report") -> str:
 
 def _casts(check: Any) -> tuple[Any, ...]:
     return tuple(getattr(check.details, "casts", ()))
+
+
+def _exact(check: Any) -> bool:
+    """There is nothing to draw of it."""
+    return check is None or check.exact
 
 
 def _breakable(text: str) -> Any:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from maxmig.parity.reports import wording
+
 if TYPE_CHECKING:
     from maxmig.parity.reports.report import Report
 
@@ -33,11 +35,13 @@ def render(report: "Report") -> str:
         lines.append(f"| performance | | {_cell(report.performance.told)} |")
     lines.append("")
     lines += _divergence(report)
-    if report.reasons:
-        lines += ["**Why**", ""]
-        lines += [f"- {_cell(reason)}" for reason in report.reasons[:_MOST_REASONS]]
-        if len(report.reasons) > _MOST_REASONS:
-            lines.append(f"- and {len(report.reasons) - _MOST_REASONS} more")
+    above = (report.summary, *(part.told for part in report.by_level))
+    reasons = [reason for reason in report.reasons if not any(reason in text for text in above)]
+    if reasons:
+        lines += ["**Why**" if len(reasons) == len(report.reasons) else "**Also**", ""]
+        lines += [f"- {_cell(reason)}" for reason in reasons[:_MOST_REASONS]]
+        if len(reasons) > _MOST_REASONS:
+            lines.append(f"- and {len(reasons) - _MOST_REASONS} more")
         lines.append("")
     if report.codes:
         told = ", ".join(f"`maxmig parity explain {code}`" for code in report.codes)
@@ -52,10 +56,11 @@ def render(report: "Report") -> str:
 
 
 def _divergence(report: "Report") -> list[str]:
-    first = report.divergence
+    first = wording.parting(report)
     if first is None:
         return []
-    lines = [f"**First difference**{f' in `{first.path}`' if first.path else ''}", ""]
+    fine = ": no failure, the values agree" if report else ""
+    lines = [f"**First difference**{f' in `{first.path}`' if first.path else ''}{fine}", ""]
     for name, equation in (("control", first.control), ("candidate", first.candidate)):
         lines.append(f"- {name}: {_cell(str(equation)) if equation else 'nothing like it'}")
     if first.differences:

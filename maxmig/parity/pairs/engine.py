@@ -174,7 +174,7 @@ def _compare(
     if "L2" in levels:
         note("L2: real arrays")
         proved = {check.name for check in checks if check.level == "static" and check}
-        checks += gates.native(computations, names, report.policy, noise, draws, proved)
+        checks += gates.native(computations, names, report.policy, noise, draws, proved, note)
     skipped = gates.skipped(computations, names)
     if "L3" in levels:
         note("L3: distributions, decoding")

@@ -12,7 +12,7 @@ import numpy as np
 from maxmig import errors
 from maxmig.parity import shadow
 from maxmig.parity import static as proving
-from maxmig.parity.findings import known, measure
+from maxmig.parity.findings import known, measure, words
 from maxmig.parity.findings.check import Check, Verdict
 from maxmig.parity.findings.measurement import START, Measurement
 from maxmig.parity.findings.policy import Policy
@@ -123,7 +123,7 @@ def told(found: Confirmed) -> str:
             "moved the outputs alike"
         )
     if found.mapping.ambiguous:
-        told.append(f"{len(found.mapping.ambiguous)} ambiguous groups")
+        told.append(words.counted(len(found.mapping.ambiguous), "ambiguous group"))
     if found.still:
         told.append(f"without effect: {', '.join(found.still[:4])}{_more(found.still, 4)}")
     return "; ".join(told)
@@ -222,6 +222,7 @@ def native(
     noise: Noise | None = None,
     draws: Mapping[str, Draw] | None = None,
     proved: Collection[str] = (),
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[Check]:
     """L2: real arrays; what differs is held against the float64 truth, and the control's noise.
 
@@ -232,6 +233,7 @@ def native(
         noise: what two runs of the control differ by.
         draws: random inputs, by mode, for all programs but the optimizer's steps.
         proved: programs, as `outputs (train)`, that need no other inputs than the given ones.
+        note: is told which program runs.
     """
     found: dict[str, list[Measurement]] = {}
     for c in computations:
@@ -241,6 +243,7 @@ def native(
             left = [n for n, _, _ in runs if n != STEP and f"{n} ({c.mode})" not in proved]
             runs += [(name, item, other) for name in left]
         for name, item, given in runs:
+            note(f"L2: {name}, {item}")
             control, candidate = (
                 {p: host(x) for p, x in c.compiled(name, side)(given).items()} for side in (0, 1)
             )

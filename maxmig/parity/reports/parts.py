@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from maxmig.parity.findings import words
 from maxmig.parity.findings.check import LEVELS, Check, Verdict
 from maxmig.parity.reports.wording import describe, needs, titled
 
@@ -38,9 +39,9 @@ class Part:
             return _meaning(self.checks)
         arrays = sum(check.arrays for check in held if check.level != "settings")
         if all(check.exact for check in held):
-            return f"{arrays:,} arrays exactly equal, bit for bit"
+            return f"{words.counted(arrays, 'array')} exactly equal, bit for bit"
         worst = max((c for c in held if not c.exact), key=lambda c: c.ratio)
-        return f"{arrays:,} arrays; {worst.name}: {needs(worst)}"
+        return f"{words.counted(arrays, 'array')}; {worst.name}: {needs(worst)}"
 
 
 def _meaning(checks: tuple[Check, ...]) -> str:
@@ -55,5 +56,5 @@ def _meaning(checks: tuple[Check, ...]) -> str:
         worst = max((e.relative for e in errors), default=0.0)
         names = ", ".join(d.program.replace("_", " ") for d in details)
         apart = f"at most {worst:.1e} apart" if worst else "exactly equal"
-        return f"{len(errors)} outputs in float64 {apart}: {names}"
+        return f"{words.counted(len(errors), 'output')} in float64 {apart}: {names}"
     return "; ".join(check.told for check in checks)

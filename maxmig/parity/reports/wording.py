@@ -1,9 +1,14 @@
 """What was found, in words: the same on the terminal, on the page and in a card."""
 
 import math
+from typing import TYPE_CHECKING
 
 from maxmig.parity.findings.check import Check
-from maxmig.parity.findings.measurement import START, Extreme
+from maxmig.parity.findings.measurement import START, Extreme, Ratio
+
+if TYPE_CHECKING:
+    from maxmig.parity.reports.report import Report
+    from maxmig.parity.static.results import Divergence
 
 _TELLING = 100  # a ratio above tells that this is no rounding, and no more
 
@@ -30,12 +35,42 @@ def describe(check: Check) -> str:
     if m.problem:
         return f"{head}{m.path}: {m.problem}"
     assert m.max_abs is not None
-    return f"{head}{m.max_abs.place}, {sizes(m.max_abs)}; {needs(check)}"
+    found = _error(m.truth) if m.truth and check.limit is not None else needs(check)
+    return f"{head}{m.max_abs.place}, {sizes(m.max_abs)}; {found}"
+
+
+def mapped(check: Check) -> bool:
+    """Whether it is a mapping that was found: its words say it, and no arrays were compared."""
+    return check.name == "mapping" and bool(check and check.told)
+
+
+def tabled(report: "Report") -> set[str]:
+    """Those of the reasons that a table of all checks has told already."""
+    return {
+        titled(check, text) for check in report.gating for text in (describe(check), check.reason)
+    }
+
+
+def parting(report: "Report") -> "Divergence | None":
+    """Where the sides first differ; None where all agrees and the difference is a known one."""
+    from maxmig.parity.findings import known  # asks Flax for its version
+
+    first = report.divergence
+    if first is not None and report and known.of_divergences([first]):
+        return None
+    return first
 
 
 def sizes(extreme: Extreme) -> str:
     """A difference with both values."""
     return f"|{extreme.control:.9g} - {extreme.candidate:.9g}| = {number(extreme.value)}"
+
+
+def relative(extreme: Extreme) -> str:
+    """A relative difference with both values: it is of the larger one."""
+    larger = max(abs(extreme.control), abs(extreme.candidate))
+    apart = f"|{extreme.control:.9g} - {extreme.candidate:.9g}|"
+    return f"{apart} / {larger:.9g} = {number(extreme.value)}"
 
 
 def needs(check: Check) -> str:
@@ -49,14 +84,18 @@ def needs(check: Check) -> str:
     if not check.needed:
         return f"equal values, but {check.differing} have other bits (the signs of zeros)"
     if check.triangulated and check.limit is not None:
-        if check.ratio < _TELLING:
-            return f"error {check.ratio:.2f}x the control's"
-        worst = max((m.truth for m in check.measurements if m.truth), key=lambda t: t.ratio)
-        return (
-            f"relative error {worst.candidate:.1e} from float64, and the control's is "
-            f"{worst.control:.1e}"
-        )
+        return _error(max((m.truth for m in check.measurements if m.truth), key=lambda t: t.ratio))
     return f"passes at a relative L2 tolerance of {number(check.needed)}"
+
+
+def _error(truth: Ratio) -> str:
+    """How far the candidate is from float64, beside the control."""
+    if truth.ratio < _TELLING:
+        return f"error {truth.ratio:.2f}x the control's"
+    return (
+        f"relative error {truth.candidate:.1e} from float64, and the control's is "
+        f"{truth.control:.1e}"
+    )
 
 
 def number(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from maxmig.parity import levels, programs
+from maxmig.parity.findings import words
 from maxmig.parity.findings.check import Check, Verdict
 from maxmig.parity.programs import Program, Tracer
 from maxmig.parity.rungs.request import Pair, Request
@@ -151,12 +152,13 @@ def _shadowed(found: "Shadow") -> str:
         return f"no float64 shadow: {found.unshadowable[0]}"
     if found.worst is None:
         return "nothing was compared"
+    outputs = words.counted(len(found.errors), "output")
     if found and not found.worst.relative:
-        return f"{len(found.errors)} outputs in float64, exactly equal"
+        return f"{outputs} in float64, exactly equal"
     apart = f"at most {found.worst.relative:.1e} apart ({found.worst.output})"
     if found or not (found.failures or found.missing):
         rest = f"; {found.untaken[0]}" if found.untaken else ""
-        return f"{len(found.errors)} outputs in float64, {apart}{rest}"
+        return f"{outputs} in float64, {apart}{rest}"
     rest = f"; {found.missing[0]} only" if found.missing else ""
     head = f"{len(found.failures)} of {len(found.errors)} outputs differ in float64, {apart}{rest}"
     return head + _parted(found.first.divergence if found.first else None)

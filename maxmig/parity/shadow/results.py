@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from maxmig.parity.findings import words
 from maxmig.parity.findings.check import Verdict
 from maxmig.parity.static.results import Divergence
 
@@ -131,7 +132,10 @@ class Shadow:
         if self.worst is None:
             return f"{self.program}: nothing was compared"
         worst = f"at most {self.worst.relative:.1e} apart ({self.worst.output})"
-        head = f"{self.program}: {len(self.errors)} outputs in float64, {worst}"
+        if self and not self.worst.relative:
+            worst = "exactly equal"
+        outputs = words.counted(len(self.errors), "output")
+        head = f"{self.program}: {outputs} in float64, {worst}"
         if self.first:
             where = f"first difference {self.first.relative:.1e}: {self.first.divergence}"
             return f"{head}; {where}"

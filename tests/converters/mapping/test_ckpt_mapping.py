@@ -360,6 +360,37 @@ def test_random_state_is_derived_from_seed_path_and_step() -> None:
     assert derive.maker("a/key", leaf, 0, 5)().shape == (3, 2)
 
 
+def test_random_state_of_a_list_is_spelt_as_nnx_has_it_and_dropped_on_the_way_back(
+    tree: Path, tmp_path: Path
+) -> None:
+    spelt = [{"random": f"block/{i}/dropout/rngs"} for i in range(3)]
+    there = document({"list": "block"}, *spelt)
+    mapping_cases.convert(tree, tmp_path / "nnx", "nnx-state", map_file=there)
+    planned = mapping.planned(checkpoint.read(tree), "nnx-state", map_file=there)
+    assert {"block/2/dropout/rngs/count/value", "block/2/bias/value"} <= targets(planned)
+    assert "aux/block_2/dropout/rngs/key" in planned.state.items
+    alone = mapping.planned(checkpoint.read(tree), "nnx-state", map_file=document(*spelt))
+    assert targets(alone) == targets(planned)
+    back = files.parse(there.inverse().data(), "back")
+    again = mapping.planned(
+        checkpoint.read(tmp_path / "nnx"), "linen-variables", map_file=back, random="keep"
+    )
+    assert targets(again) == targets(mapping.planned(checkpoint.read(tree), "linen-variables"))
+
+
+def test_random_state_at_no_module_or_at_several(tree: Path) -> None:
+    def notes(at: str) -> tuple[str, ...]:
+        planned = mapping.planned(
+            checkpoint.read(tree), "nnx-state", map_file=document({"random": at})
+        )
+        return planned.conversion.notes
+
+    assert any("where block_2 is meant" in note for note in notes("blokc_2/dropuot/rngs"))
+    assert not any("is meant" in x for at in ("block_2/rngs", "dropout/rngs") for x in notes(at))
+    with pytest.raises(errors.ConfigError, match=r"path of one module, without \*"):
+        document({"random": "block/*/rngs"})
+
+
 def test_random_state_policies(tmp_path: Path) -> None:
     data = Path(__file__).resolve().parents[1] / "data" / "flax_0_10_optimizer"
     source = checkpoint.read(data)

@@ -10,7 +10,7 @@ import pytest
 
 from maxmig.converters import checkpoint, convert
 from maxmig.converters.compare import hash
-from maxmig.converters.mapping import files
+from maxmig.converters.mapping import files, traced
 
 RNG = np.random.default_rng(4)
 
@@ -174,5 +174,8 @@ def test_the_command(towers, maxmig, tmp_path):
     found = json.loads(out)
     assert code == 0 and len(found["undone"]) == 3 and "--as-stored" in err
     assert found["digest"] == told(towers).digest
+    assert "{transpose: head/kernel, axes: [1, 0]}" in err
+    table = (traced.parse({"params/a": "params/b", "params/c": "params/d"}), traced.parse({}))
+    assert hash._spelt(table[0]) == "{leaves: a table of 2}" != hash._spelt(table[1])
     code, out, err = maxmig("ckpt", "hash", place, "--as-stored")
     assert code == 0 and found["digest"] not in out and err == ""
