@@ -21,6 +21,7 @@ from maxmig.converters.storage import orbax_tree
 from maxmig.converters.transfers import Box, Conversion, Made
 
 _SMALL = MIB
+_SLACK = 64 * MIB  # for what the allocator keeps, where a chunk is decoded from small parts
 GROUPED = 32 * MIB  # what is written in one transaction is held in memory twice
 _GROUP = 8 * MIB
 _COUNT = 512
@@ -146,7 +147,9 @@ def _chunkwise(
         payload = sum(_size(route, part) for route, part in writes)
         largest = max((_size(route, part) for route, part in writes), default=0)
         if writes:
-            encoded = grid.nbytes if grid.encoded else 0
+            encoded = 0
+            if grid.encoded:
+                encoded = grid.nbytes if grid.whole else min(grid.nbytes, _SLACK)
             written = max(largest, min(payload, at_once))
             nbytes = grid.nbytes + max(encoded, 3 * written)
             yield Piece(tuple(writes), nbytes, payload, (path, box))

@@ -24,6 +24,7 @@ class Grid:
         codec: how a chunk is encoded, spelt so that equal codecs mean equal bytes; None when the
             array lies as it is in a file that can be mapped into memory.
         nbytes: the memory of one decoded chunk.
+        whole: whether the encoded chunk is held as a whole while it is decoded.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +32,7 @@ class Grid:
     stored: tuple[int, ...]
     codec: str | None
     nbytes: int
+    whole: bool = True
 
     @property
     def encoded(self) -> bool:

@@ -33,6 +33,11 @@ _COMPARED = 1 << 20  # bytes that are compared at once
 _INDEX = 20  # bytes: the place and the size of the only part of a shard, and their CRC-32C
 
 
+def known(array: Array) -> bool:
+    """Whether the values of an array are of a form that is decoded here."""
+    return _form(array) is not None
+
+
 def decode(
     array: Array, value: "bytes | files.Part", *, narrowed: bool = False
 ) -> "np.ndarray | None":

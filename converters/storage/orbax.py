@@ -205,6 +205,7 @@ class Orbax:
             array.stored[:rank],
             array.codec,
             math.prod(bounded) * zarr.itemsize(array.dtype),
+            kv.is_url(self.items) or not decode.known(array),
         )
 
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
