@@ -175,12 +175,13 @@ def _form(array: Array) -> _Form | None:
         return None
     told = array.document
     if array.version == 2:
-        compressor = told.get("compressor") or {"id": None}
-        if compressor["id"] not in (None, "zstd") or str(told["dtype"]).startswith(">"):
+        compressor = told.get("compressor")
+        compressed = isinstance(compressor, dict) and compressor.get("id") == "zstd"
+        if not (compressed or compressor is None) or str(told["dtype"]).startswith(">"):
             return None
-        return _Form(compressor["id"] == "zstd", sharded=False)
+        return _Form(compressed, sharded=False)
     codecs = told["codecs"]
-    sharded = codecs[0]["name"] == "sharding_indexed"
+    sharded = [codec["name"] for codec in codecs[:1]] == ["sharding_indexed"]
     if sharded:
         inside = codecs[0]["configuration"]
         usual = inside.get("index_codecs") == _INDEX_CODECS

@@ -1,6 +1,7 @@
 """Stored values decoded in one pass: the bits of TensorStore, and what is left to TensorStore."""
 
 import itertools
+import json
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -263,3 +264,22 @@ def test_a_number_that_would_become_infinite_is_refused(number):
     numbers[9] = number
     with pytest.raises(OverflowError):
         narrow.narrowed(numbers)
+
+
+@pytest.mark.parametrize(
+    ("version", "changed"),
+    [
+        (2, {"compressor": {"level": 1}}),
+        (2, {"compressor": "zstd"}),
+        (2, {"compressor": []}),
+        (3, {"codecs": []}),
+        (3, {"codecs": sharded([], (3, 4))}),
+        (3, {"codecs": [{"name": "bytes", "configuration": None}]}),
+    ],
+    ids=str,
+)
+def test_damaged_metadata_are_left_to_tensorstore(version, changed):
+    document = zarr.new(version, (5, 7), "float32", (3, 4)).document | changed
+    array = zarr.parse(version, json.dumps(document).encode(), "here")
+    assert not decode.known(array)
+    assert decode.decode(array, b"some") is None
