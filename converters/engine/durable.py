@@ -38,11 +38,11 @@ def settle(root: Path) -> None:
         folders.append(folder)
         with os.scandir(folder) as entries:
             told = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
-        own = [each for each in told if S_ISREG(each[1].st_mode) and each[1].st_nlink == 1]
-        fresh += [path for path, stat in own if done.get(path) != stat.st_mtime_ns]
-    each: Callable = map if len(fresh) <= _FEW else _threads().map
-    list(each(_sync, fresh))
-    list(each(sync_folder, folders))
+        own = [(path, at) for path, at in told if S_ISREG(at.st_mode) and at.st_nlink == 1]
+        fresh += [path for path, at in own if done.get(path) != at.st_mtime_ns]
+    apply: Callable = map if len(fresh) <= _FEW else _threads().map
+    list(apply(_sync, fresh))
+    list(apply(sync_folder, folders))
 
 
 def hasten(file: Path) -> None:

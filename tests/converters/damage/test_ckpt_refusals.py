@@ -131,6 +131,11 @@ def launched(count, what):
 
 def test_the_exit_code_of_several_processes(monkeypatch):
     """Whoever was stopped, the whole was; the first that failed tells why, unless it was killed."""
+
+    def start(command, address, count, index, shown):
+        return subprocess.Popen(command, env=os.environ | {"JAX_PROCESS_ID": str(index)})
+
+    monkeypatch.setattr(launch, "_start", start)  # without a fork of this process
     monkeypatch.setattr(launch, "_GRACE", 0.2)
     assert launched(2, "sys.exit(0)") == 0
     assert launched(2, "signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)") == 130
@@ -138,44 +143,45 @@ def test_the_exit_code_of_several_processes(monkeypatch):
     assert launched(2, "sys.exit(4)") == 4
     assert launched(2, "sys.exit(5) if me else time.sleep(60)") == 5
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    start = time.monotonic()
+    begun = time.monotonic()
     with pytest.raises(errors.CheckpointError, match=r"process 1 of 2 .*SIGKILL.*--resume"):
         launched(2, "os.kill(os.getpid(), 9) if me else None; " + deaf)
-    assert time.monotonic() - start < 30  # the deaf one was not waited for
+    assert time.monotonic() - begun < 30  # the deaf one was not waited for
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_stops_the_launcher_stops_all(number, tmp_path):
-    """None of them goes on alone."""
+@pytest.fixture
+def launcher(tmp_path):
+    """A launcher of two processes that wait, and their numbers."""
     child = f"{CHILD}open(r'{tmp_path}/' + str(os.getpid()), 'w').close(); time.sleep(60)"
     code = (
         "import sys; from maxmig.converters.engine import launch; "
         f"sys.exit(launch.launch(2, [sys.executable, '-S', '-c', {child!r}])[0])"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    launcher.send_signal(number)
-    assert launcher.wait(30) == 130
-    for file in tmp_path.iterdir():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(file.name), 0)
-
-
-def test_nobody_goes_on_without_the_launcher(tmp_path):
-    child = f"{CHILD}open(r'{tmp_path}/' + str(os.getpid()), 'w').close(); time.sleep(60)"
-    code = (
-        "import sys; from maxmig.converters.engine import launch; "
-        f"launch.launch(2, [sys.executable, '-S', '-c', {child!r}])"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    launcher.kill()
-    launcher.wait()
     pids = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(pids) == 2
+    return process, pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_the_launcher_stops_all(number, launcher):
+    """None of them goes on alone."""
+    process, pids = launcher
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_nobody_goes_on_without_the_launcher(launcher):
+    process, pids = launcher
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
     while any(map(_runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_runs, pids))

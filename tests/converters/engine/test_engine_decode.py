@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from maxmig import errors
 from maxmig.converters import narrow, storage
+from maxmig.converters.engine import target
 from maxmig.converters.storage import decode, orbax, zarr
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -283,3 +284,12 @@ def test_damaged_metadata_are_left_to_tensorstore(version, changed):
     array = zarr.parse(version, json.dumps(document).encode(), "here")
     assert not decode.known(array)
     assert decode.decode(array, b"some") is None
+
+
+def test_a_padded_chunk_is_read_back_once():
+    """It is compared with what was read, and TensorStore is not asked for it again."""
+    array, store, data = written(3, (5, 7), (3, 4), "float32", CODECS["zstd"])
+    stored = store.read("c/1/1")
+    back = target.Reading(None, "w", array, ((3, 5), (4, 7)), stored)
+    assert back.holds(data[3:, 4:])
+    assert not back.holds(data[3:, 4:] + 1)
