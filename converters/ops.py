@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from maxmig import errors
-from maxmig.converters import boxes, narrow, transfers
+from maxmig.converters import boxes, casts, transfers
 from maxmig.converters.leaves import KEY_WORDS, Leaf, spell
 from maxmig.converters.transfers import Box, Op, Transfer
 
@@ -333,51 +333,7 @@ def make(
         ConvertError: a step counter does not fit the type of the result.
     """
     made = transfer.op.apply(arrays, box, sources)
-    return cast(made, transfer.leaf, spell(transfer.target)) if transfer.cast else made
-
-
-def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
-    """The array in the type of a leaf: NumPy's cast.
-
-    Raises:
-        ConvertError: an integer would be another one, or a number become infinite.
-    """
-    import numpy as np
-
-    dtype = numpy_dtype(leaf.dtype)
-    if array.dtype == dtype:
-        return array
-    try:
-        if array.dtype == np.float32 and leaf.dtype == "bfloat16":
-            return narrow.narrowed(array)
-        with np.errstate(over="ignore", invalid="ignore"):
-            made = array.astype(dtype)
-        narrow.check(array, made)
-    except OverflowError as error:
-        raise too_large(error, leaf, where) from error
-    whole = np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer)
-    if whole and not np.array_equal(made.astype(object), array.astype(object)):
-        raise errors.ConvertError(
-            f"{where}: a number does not fit {leaf.dtype} (stored as {array.dtype}); "
-            "integers are never wrapped around"
-        )
-    return made
-
-
-def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertError:
-    """What a user is told of a number that would become infinite."""
-    return errors.ConvertError(
-        f"{where}: the number {error} does not fit {leaf.dtype}: it would become infinite; choose "
-        "a wider type for it (`--dtype`), such as bfloat16 instead of float16"
-    )
-
-
-def numpy_dtype(name: str) -> "np.dtype":
-    """The NumPy type of a leaf's dtype name: bfloat16 and its kin too; uint32 for random keys."""
-    import ml_dtypes  # noqa: F401  (registers the names)
-    import numpy as np
-
-    return np.dtype("uint32") if name.startswith("key<") else np.dtype(name)
+    return casts.cast(made, transfer.leaf, spell(transfer.target)) if transfer.cast else made
 
 
 def _only(sources: Sequence[Leaf], op: Op) -> Leaf:

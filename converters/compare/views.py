@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maxmig.converters import ops, transfers
+from maxmig.converters import casts, transfers
 from maxmig.converters.leaves import DiskPath, Leaf
 from maxmig.converters.ops import Concat, Join, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
 from maxmig.converters.storage.base import Grid, Storage
@@ -175,7 +175,7 @@ class View:
         made = self.op.apply(arrays, box, sources)
         if not self.cast:
             return made
-        return ops.cast(made, self.leaf, "/".join(map(str, self.paths[0])))
+        return casts.cast(made, self.leaf, "/".join(map(str, self.paths[0])))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import ops
+from maxmig.converters import casts
 from maxmig.converters.engine.target import Done
 from maxmig.converters.storage import msgpack, orbax_tree, safetensors, zarr
 from maxmig.converters.transfers import Box, Conversion
@@ -65,7 +65,7 @@ class FlatTarget:
         if len(pieces) == 1:
             index = tuple(slice(start, stop) for start, stop in box)
             mapped = np.memmap(
-                self._file, ops.numpy_dtype(leaf.dtype), "r+", pieces[0][0], leaf.stored
+                self._file, casts.numpy_dtype(leaf.dtype), "r+", pieces[0][0], leaf.stored
             )
             mapped[index] = data
             return

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import ops, transfers
+from maxmig.converters import casts, ops, transfers
 from maxmig.converters.engine import check, tasks
 from maxmig.converters.engine.flat import FlatTarget
 from maxmig.converters.engine.options import Options
@@ -158,7 +158,7 @@ def _chunk(task: tasks.Piece, source: Storage, leaves: dict[Any, Leaf]) -> Any:
         try:
             return source.read_narrowed(path, box)
         except OverflowError as error:
-            raise ops.too_large(error, transfer.leaf, spell(transfer.target)) from error
+            raise casts.too_large(error, transfer.leaf, spell(transfer.target)) from error
     return source.read(path, box)
 
 
@@ -171,7 +171,7 @@ def make(item: transfers.Made) -> Any:
     import numpy as np
 
     data = np.asarray(item.make())
-    dtype = ops.numpy_dtype(item.leaf.dtype)
+    dtype = casts.numpy_dtype(item.leaf.dtype)
     if data.shape != item.leaf.stored or data.dtype != dtype:
         raise errors.ConvertError(
             f"{'/'.join(map(str, item.target))}: expected {item.leaf}, made "

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maxmig.converters import narrow
+from maxmig.converters import casts
 from maxmig.converters.storage import files
 from maxmig.converters.storage.zarr import Array
 from maxmig.converters.transfers import Box
@@ -114,13 +114,13 @@ def _narrowed(reader: Any, array: Array) -> "np.ndarray | None":
     import numpy as np
 
     made = np.empty(math.prod(array.stored), ml_dtypes.bfloat16)
-    block = np.empty(min(narrow.BLOCK, made.size), np.float32)
+    block = np.empty(min(casts.BLOCK, made.size), np.float32)
     room = np.empty(block.shape, np.uint32)
     for start in range(0, made.size, block.size):
         part = made[start : start + block.size]
         if not _filled(reader, block[: part.size]):
             return None
-        narrow.into(part, block[: part.size], room)
+        casts.into(part, block[: part.size], room)
     return made.reshape(array.stored)
 
 

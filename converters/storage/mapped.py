@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import ops, transfers
+from maxmig.converters import casts, transfers
 from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage.base import Grid
 from maxmig.converters.transfers import Box
@@ -76,7 +76,7 @@ class Mapped:
 
         leaf, extent = self._arrays[path]
         box = transfers.whole(leaf) if box is None else box
-        dtype = ops.numpy_dtype(leaf.dtype)
+        dtype = casts.numpy_dtype(leaf.dtype)
         try:
             if not math.prod(leaf.shape):
                 return np.empty((*transfers.shape_of(box), *leaf.stored[len(leaf.shape) :]), dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
-from maxmig.converters import narrow, places, remembered, transfers
+from maxmig.converters import casts, places, remembered, transfers
 from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage import decode, files, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
@@ -227,7 +227,7 @@ class Orbax:
             OverflowError: a number would become infinite.
         """
         found = self._decoded(path, box, narrowed=True)
-        return narrow.narrowed(self.read(path, box)) if found is None else found
+        return casts.narrowed(self.read(path, box)) if found is None else found
 
     def _decoded(self, path: DiskPath, box: Box, *, narrowed: bool = False) -> "np.ndarray | None":
         """A box that lies in one stored value of a usual form; None: TensorStore reads it."""

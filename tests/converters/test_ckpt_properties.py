@@ -275,14 +275,14 @@ def test_a_cast_is_the_exact_one(dtype):
     """Of every class of number: rounded, subnormal, infinite, NaN; what overflows is refused."""
     numbers = [0.0, -0.0, 1.0, 1 + 2**-9, 65519.0, 1e-8, 1e-41, np.inf, -np.inf, np.nan]
     both = np.array(list(itertools.chain(numbers, (-x for x in numbers))), np.float32)
-    from maxmig.converters import ops
+    from maxmig.converters import casts
 
     leaf = Leaf(both.shape, dtype, both.size * np.dtype(dtype).itemsize)
     expected = both.astype(np.dtype(dtype))
-    assert ops.cast(both, leaf, "x").tobytes() == expected.tobytes()
+    assert casts.cast(both, leaf, "x").tobytes() == expected.tobytes()
     over = {"float16": 65520.0, "bfloat16": 3.4e38}.get(dtype)
     for number in () if over is None else (over, -over):
         both[3] = number
         with pytest.raises(errors.ConvertError, match=r"x: the number .* would become infinite"):
-            ops.cast(both, leaf, "x")
+            casts.cast(both, leaf, "x")
     assert expected.dtype == np.dtype(getattr(ml_dtypes, dtype, dtype))

@@ -12,7 +12,7 @@ from engine_cases import FORMS, save
 from hypothesis import given, settings
 
 from maxmig import errors
-from maxmig.converters import narrow, storage
+from maxmig.converters import casts, storage
 from maxmig.converters.engine import target
 from maxmig.converters.storage import decode, orbax, zarr
 
@@ -192,21 +192,21 @@ CLASSES = (UPPER[:, None] | LOWER).reshape(-1)
 
 def test_narrowed_has_the_bits_of_the_cast():
     numbers = CLASSES.view(np.float32)
-    numbers = numbers[~(np.abs(numbers) > narrow._LARGEST) | np.isinf(numbers)]
+    numbers = numbers[~(np.abs(numbers) > casts._LARGEST) | np.isinf(numbers)]
     with np.errstate(invalid="ignore"):
         wanted = numbers.astype(ml_dtypes.bfloat16).view(np.uint16)
-    np.testing.assert_array_equal(narrow.narrowed(numbers).view(np.uint16), wanted)
+    np.testing.assert_array_equal(casts.narrowed(numbers).view(np.uint16), wanted)
     real = numbers[np.isfinite(numbers)]  # blocks without NaN take the other way
     wanted = real.astype(ml_dtypes.bfloat16).view(np.uint16)
-    np.testing.assert_array_equal(narrow.narrowed(real).view(np.uint16), wanted)
+    np.testing.assert_array_equal(casts.narrowed(real).view(np.uint16), wanted)
     cut = (real.view(np.uint32) >> 16).astype(np.uint16)
     assert not np.array_equal(cut, wanted)  # rounding down would be found
 
 
-@pytest.mark.parametrize("shape", [(), (0, 3), (3, 5), (narrow.BLOCK + 1,)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 5), (casts.BLOCK + 1,)], ids=str)
 def test_narrowed_keeps_shapes(shape):
     numbers = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    found = narrow.narrowed(np.moveaxis(numbers, 0, -1) if numbers.ndim > 1 else numbers)
+    found = casts.narrowed(np.moveaxis(numbers, 0, -1) if numbers.ndim > 1 else numbers)
     wanted = np.moveaxis(numbers, 0, -1) if numbers.ndim > 1 else numbers
     assert found.shape == wanted.shape
     np.testing.assert_array_equal(found, wanted.astype(ml_dtypes.bfloat16))
@@ -214,7 +214,7 @@ def test_narrowed_keeps_shapes(shape):
 
 def test_narrowed_while_it_is_decoded():
     numbers = CLASSES.view(np.float32)
-    numbers = numbers[~(np.abs(numbers) > narrow._LARGEST)][-300 * 301 :].reshape(300, 301)
+    numbers = numbers[~(np.abs(numbers) > casts._LARGEST)][-300 * 301 :].reshape(300, 301)
     for version, how in ((2, {}), (3, CODECS["zstd"]), (3, CODECS["plain"])):
         array, store, _ = written(version, (300, 301), (300, 301), "float32", how)
         spec = {"driver": "zarr" if version == 2 else "zarr3"}
@@ -252,19 +252,19 @@ def test_compared_while_it_is_decoded(codecs, monkeypatch):
 
 @pytest.mark.parametrize("number", [3.4e38, -3.4e38])
 def test_a_number_that_would_become_infinite_is_refused(number):
-    numbers = np.zeros(2 * narrow.BLOCK, np.float32)
-    numbers[narrow.BLOCK + 5] = number
+    numbers = np.zeros(2 * casts.BLOCK, np.float32)
+    numbers[casts.BLOCK + 5] = number
     with pytest.raises(OverflowError, match=r"3\.4e\+38"):
-        narrow.narrowed(numbers)
-    numbers[narrow.BLOCK + 5] = np.copysign(narrow._LARGEST, number)
-    assert np.isfinite(narrow.narrowed(numbers).astype(np.float32)).all()
+        casts.narrowed(numbers)
+    numbers[casts.BLOCK + 5] = np.copysign(casts._LARGEST, number)
+    assert np.isfinite(casts.narrowed(numbers).astype(np.float32)).all()
     numbers[7], numbers[8] = np.inf, np.nan  # what was so before stays
-    narrowed = narrow.narrowed(numbers).astype(np.float32)
+    narrowed = casts.narrowed(numbers).astype(np.float32)
     assert np.isinf(narrowed[7])
     assert np.isnan(narrowed[8])
     numbers[9] = number
     with pytest.raises(OverflowError):
-        narrow.narrowed(numbers)
+        casts.narrowed(numbers)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,64 @@
-"""float32 as bfloat16, to nearest, ties to even: the bits of `astype` of ml_dtypes.
+"""Casts of arrays: NumPy's, and refused where a number would be lost.
 
-That one holds the interpreter, so that one thread at a time could cast; this one works on blocks
-that stay in a core's own cache, and lets other threads run.
+float32 becomes bfloat16 to nearest, ties to even, with the bits of `astype` of ml_dtypes. That one
+holds the interpreter, so that one thread at a time could cast; this one works on blocks that stay
+in a core's own cache, and lets other threads run.
 """
 
 from typing import TYPE_CHECKING
+
+from maxmig import errors
+from maxmig.converters.leaves import Leaf
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 1 << 17  # numbers
 _LARGEST = float.fromhex("0x1.fefffep127")  # the largest float32 that is not rounded to infinity
+
+
+def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
+    """The array in the type of a leaf: NumPy's cast.
+
+    Raises:
+        ConvertError: an integer would be another one, or a number become infinite.
+    """
+    import numpy as np
+
+    dtype = numpy_dtype(leaf.dtype)
+    if array.dtype == dtype:
+        return array
+    try:
+        if array.dtype == np.float32 and leaf.dtype == "bfloat16":
+            return narrowed(array)
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = array.astype(dtype)
+        check(array, made)
+    except OverflowError as error:
+        raise too_large(error, leaf, where) from error
+    whole = np.issubdtype(array.dtype, np.integer) and np.issubdtype(dtype, np.integer)
+    if whole and not np.array_equal(made.astype(object), array.astype(object)):
+        raise errors.ConvertError(
+            f"{where}: a number does not fit {leaf.dtype} (stored as {array.dtype}); "
+            "integers are never wrapped around"
+        )
+    return made
+
+
+def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertError:
+    """What a user is told of a number that would become infinite."""
+    return errors.ConvertError(
+        f"{where}: the number {error} does not fit {leaf.dtype}: it would become infinite; choose "
+        "a wider type for it (`--dtype`), such as bfloat16 instead of float16"
+    )
+
+
+def numpy_dtype(name: str) -> "np.dtype":
+    """The NumPy type of a leaf's dtype name: bfloat16 and its kin too; uint32 for random keys."""
+    import ml_dtypes  # noqa: F401  (registers the names)
+    import numpy as np
+
+    return np.dtype("uint32") if name.startswith("key<") else np.dtype(name)
 
 
 def narrowed(array: "np.ndarray") -> "np.ndarray":
