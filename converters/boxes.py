@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from maxmig.converters.transfers import Box
+from maxmig.converters.transfers import Box, shape_of
 
 
 def runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
@@ -51,6 +51,19 @@ def linear(index: Sequence[int], shape: tuple[int, ...]) -> int:
     for at, size in zip(index, shape, strict=True):
         place = place * size + at
     return place
+
+
+def consecutive(box: Box, parts: Iterable[Box]) -> bool:
+    """Whether parts of a box, one after another, are all of it in row-major order."""
+    shape = shape_of(box)
+    begin = 0
+    for part in parts:
+        inside = tuple((a - low, b - low) for (a, b), (low, _) in zip(part, box, strict=True))
+        first, last = span(inside, shape)
+        if first != begin or last - first + 1 != math.prod(shape_of(part)):
+            return False
+        begin = last + 1
+    return begin == math.prod(shape)
 
 
 def cover(first: int, last: int, shape: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -45,6 +45,19 @@ def cast(array: "np.ndarray", leaf: Leaf, where: str) -> "np.ndarray":
     return made
 
 
+def put(made: "np.ndarray", block: "np.ndarray", leaf: Leaf, where: str) -> None:
+    """Casts one block into its place; raises as `cast`."""
+    import numpy as np
+
+    if block.dtype != np.float32 or leaf.dtype != "bfloat16":
+        made[:] = cast(block, leaf, where)
+        return
+    try:
+        into(made, block, np.empty(block.shape, np.uint32))
+    except OverflowError as error:
+        raise too_large(error, leaf, where) from error
+
+
 def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertError:
     """What a user is told of a number that would become infinite."""
     return errors.ConvertError(

@@ -336,6 +336,16 @@ def make(
     return casts.cast(made, transfer.leaf, spell(transfer.target)) if transfer.cast else made
 
 
+def in_order(op: Op) -> bool:
+    """Whether a box that becomes a box of as many numbers keeps them in row-major order."""
+    match op:
+        case Then(one, other):
+            return in_order(one) and in_order(other)
+        case Join(firsts, _, second):
+            return in_order(second) and all(map(in_order, firsts))
+    return isinstance(op, Same | Stack | Take | Concat | Slice)
+
+
 def _only(sources: Sequence[Leaf], op: Op) -> Leaf:
     if len(sources) != 1:
         raise errors.ConvertError(f"{op}: expected one source, got {len(sources)}")

@@ -11,14 +11,14 @@ in a file beside it; several processes that save one state write one each (`part
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxmig import digests, errors
 from maxmig.converters import boxes as cuts
 from maxmig.converters.leaves import DiskPath, Leaf, spell
-from maxmig.converters.storage import files, kv, mapped, orbax
+from maxmig.converters.storage import decode, files, kv, mapped, orbax
 from maxmig.converters.storage.base import Grid, Storage
 from maxmig.converters.transfers import Box
 
@@ -55,16 +55,23 @@ class Sums:
 
 @dataclass(frozen=True)
 class Record:
-    """The checksums of a tree's arrays, by their places in it."""
+    """The checksums of a tree's arrays, by their places in it.
+
+    Attributes:
+        arrays: the checksums of each.
+        metadata: the custom metadata of a file that has no place for them; None: it has one.
+    """
 
     arrays: Mapping[DiskPath, Sums]
+    metadata: Mapping[str, Any] | None = None
 
     def document(self) -> bytes:
         """The file, sealed with its own digest."""
         arrays = [
             entry(path, sums.leaf, sums.chunk, sums.values) for path, sums in self.arrays.items()
         ]
-        return sealed({"arrays": arrays})
+        told = {} if self.metadata is None else {"metadata": dict(self.metadata)}
+        return sealed({"arrays": arrays} | told)
 
 
 def sealed(told: dict[str, Any]) -> bytes:
@@ -103,7 +110,9 @@ def parse(data: bytes, where: str) -> Record:
     return unsealed(
         data,
         where,
-        lambda told: Record({tuple(path): _sums(*more) for path, *more in told["arrays"]}),
+        lambda told: Record(
+            {tuple(path): _sums(*more) for path, *more in told["arrays"]}, told.get("metadata")
+        ),
     )
 
 
@@ -138,10 +147,10 @@ def of(storage: Storage) -> Record | None:
         return None
     folder, name = place
     data = files.Files(folder).read(name)
-    arrays = dict(parse(data, kv.join(folder, name)).arrays) if data is not None else {}
+    found = parse(data, kv.join(folder, name)) if data is not None else Record({})
     if name == FILE:
-        arrays = parts.together(folder) | arrays
-    return Record(arrays) if arrays else None
+        found = replace(found, arrays={**parts.together(folder), **found.arrays})
+    return found if found.arrays or found.metadata is not None else None
 
 
 def missing(storage: Storage) -> list[str]:
@@ -233,6 +242,25 @@ def checksum(array: "np.ndarray") -> int:
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
+class _Running:
+    """The checksum of a chunk whose elements come in blocks, in row-major order."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self._state = xxhash.xxh3_64()
+
+    def add(self, block: "np.ndarray") -> None:
+        """Takes the next elements, contiguous and little-endian."""
+        import numpy as np
+
+        self._state.update(block.view(np.uint8).data)
+
+    def value(self) -> int:
+        """The checksum, when all have come."""
+        return self._state.intdigest()
+
+
 class Checked:
     """A storage whose every read is held against its record; each chunk once.
 
@@ -249,20 +277,49 @@ class Checked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
+    def _recorded(self, path: DiskPath) -> Sums | None:
+        recorded = self._record.arrays.get(path)
+        if recorded is not None:
+            refuse_other(self._storage, path, self._leaf(path), recorded)
+        return recorded
+
+    def _leaf(self, path: DiskPath) -> Leaf:
+        leaf = self._storage.tree()[path]
+        assert isinstance(leaf, Leaf)
+        return leaf
+
+    def blocks(self, path: DiskPath, box: Box) -> "Iterator[np.ndarray]":
+        """The blocks of one stored value of an Orbax tree, in order.
+
+        Raises:
+            Unknown: use `read`.
+            CheckpointError: at the end: they are not what was recorded.
+        """
+        assert isinstance(self._storage, orbax.Orbax)
+        recorded = self._recorded(path)
+        at = None if recorded is None else recorded.find(box)
+        if recorded is not None and at is None:
+            raise decode.Unknown  # its chunks are others
+        running = _Running()
+        for block in self._storage.blocks(path, box):
+            if recorded is not None:
+                running.add(block)
+            yield block
+        if recorded is not None and at is not None and running.value() != recorded.values[at]:
+            raise damaged(self._storage, path, recorded, box)
+
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
         """One box of an array.
 
         Raises:
             CheckpointError: the data are damaged or missing, or are not what was recorded.
         """
-        leaf = self._storage.tree()[path]
-        assert isinstance(leaf, Leaf)
+        leaf = self._leaf(path)
         box = whole(leaf.shape) if box is None else box
         array = self._storage.read(path, box)
-        recorded = self._record.arrays.get(path)
+        recorded = self._recorded(path)
         if recorded is None:
             return array
-        refuse_other(self._storage, path, leaf, recorded)
         for part in boxes(leaf.shape, recorded.chunk, box):
             if (path, part) in self._seen:
                 continue

@@ -4,11 +4,11 @@ import dataclasses
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters.engine import reference, routes
+from maxmig.converters.engine import flat, reference, routes
 from maxmig.converters.engine.options import MIB
 from maxmig.converters.engine.plan import Plan
 from maxmig.converters.engine.recording import SMALL, Recording
-from maxmig.converters.engine.target import Done, Reading, Target
+from maxmig.converters.engine.target import Target, Written
 from maxmig.converters.leaves import Hole, Leaf, spell
 from maxmig.converters.storage import orbax
 
@@ -49,14 +49,14 @@ def wanted(verify: str, number: int) -> bool:
     return verify in ("full", "deep") or (verify == "sample" and number % _EVERY == 0)
 
 
-def same(write: tuple[str, Any, Any, Any], reading: "Reading | Done", where: str) -> None:
+def same(write: tuple[str, Any, Any, Any], written: "Written | flat.Written", where: str) -> None:
     """Compares the bits of what was written with those that are read back.
 
     Raises:
         CheckpointError: they differ.
     """
     name, _, box, data = write
-    if not reading.holds(data):
+    if not written.holds(data):
         raise errors.CheckpointError(
             f"{name}: box {list(box)} of the result reads otherwise than it was written (from "
             f"{where}): the disk or the memory is faulty; nothing was put in place"

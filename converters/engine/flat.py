@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import casts
-from maxmig.converters.engine.target import Done
+from maxmig.converters.engine.target import alike
 from maxmig.converters.storage import msgpack, orbax_tree, safetensors, zarr
 from maxmig.converters.transfers import Box, Conversion
 
@@ -51,10 +52,10 @@ class FlatTarget:
 
     def write(
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
-    ) -> "Done":
+    ) -> "Written":
         """Writes one box."""
         self._write(name, box, data)
-        return Done(None)
+        return Written(self, name, box)
 
     def _write(self, name: str, box: Box, data: "np.ndarray") -> None:
         import numpy as np
@@ -80,13 +81,29 @@ class FlatTarget:
                     stream.write(flat[start - first : stop - first].view(np.uint8).data)
                 begin += count
 
-    def read(self, name: str, array: zarr.Array, box: Box) -> "Done":
+    def read(self, name: str, box: Box) -> "np.ndarray":
         """Reads one box back."""
         from maxmig.converters.storage.mapped import Extent, Mapped
 
         leaf, pieces = self._arrays[name]
         found = Mapped(self.url, {(name,): (leaf, Extent(self._file, pieces))}, {}, {})
-        return Done(found.read((name,), box))
+        return found.read((name,), box)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A box that was written."""
+
+    target: FlatTarget
+    name: str
+    box: Box
+
+    def result(self) -> None:
+        """It is there."""
+
+    def holds(self, data: "np.ndarray") -> bool:
+        """Whether what is there has the bits of an array, when it is read back."""
+        return alike(self.target.read(self.name, self.box), data)
 
 
 def check(conversion: Conversion, file: Path) -> None:

@@ -1,19 +1,23 @@
 """Does one piece of a conversion: reads, makes, writes, and looks at what was written."""
 
+import contextlib
+import functools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent import futures
 from typing import Any
 
 from maxmig import errors
 from maxmig.converters import casts, ops, transfers
-from maxmig.converters.engine import check, tasks
+from maxmig.converters.engine import check, passing, tasks
 from maxmig.converters.engine.flat import FlatTarget
 from maxmig.converters.engine.options import Options
 from maxmig.converters.engine.plan import Plan
 from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
 from maxmig.converters.leaves import Leaf, spell
-from maxmig.converters.storage import Storage, files, kv, orbax, orbax_tree
+from maxmig.converters.storage import Storage, decode, files, kv, orbax, orbax_tree
 
 Write = tuple[str, Any, transfers.Box, Any]  # name, stored form, box, array
 
@@ -65,11 +69,12 @@ def _together(target: Target, writes: list[Write], where: str, looked: bool) -> 
     import tensorstore as ts
 
     with ts.Transaction() as transaction:
-        for name, array, box, data in writes:
-            target.write(name, array, box, data, transaction).result()
+        written = [target.write(*write, transaction) for write in writes]
+        for each in written:
+            each.result()
     if looked:
-        for write in writes:
-            check.same(write, target.read(*write[:3]), where)
+        for write, each in zip(writes, written, strict=True):
+            check.same(write, each, where)
 
 
 def _streamed(
@@ -79,34 +84,32 @@ def _streamed(
     looked: bool,
     options: Options,
 ) -> None:
-    """Writes parts and reads them back, several under way at once: each is the work of one core."""
+    """Writes parts and reads them back in other threads, while the next ones are made."""
     at_once = tasks.under_way(options)
-    writing: deque[tuple[Write, Any]] = deque()
-    reading: deque[tuple[Write, Any]] = deque()
+    under_way: deque[futures.Future] = deque()
 
-    def written() -> None:
-        write, future = writing.popleft()
-        future.result()
+    def one(write: Write) -> None:
+        written = target.write(*write)
+        written.result()
         if looked:
-            reading.append((write, target.read(*write[:3])))
+            check.same(write, written, where)
+            if options.fsync and isinstance(target, Target):
+                target.verified(*write[:3], write[3].nbytes)
 
-    def compared() -> None:
-        write, back = reading.popleft()
-        check.same(write, back, where)
-        if options.fsync and isinstance(target, Target):
-            target.verified(*write[:3], write[3].nbytes)
+    try:
+        for write in writes:
+            while under_way and (len(under_way) + 1) * max(1, write[3].nbytes) > at_once:
+                under_way.popleft().result()
+            under_way.append(_writers().submit(one, write))
+        for future in under_way:
+            future.result()
+    finally:
+        futures.wait(under_way)  # nothing is left behind when one has failed
 
-    for write in writes:
-        size = max(1, write[3].nbytes)
-        while writing and (len(writing) + 1) * size > at_once:
-            written()
-        while len(reading) > 1 and len(reading) * size > at_once:
-            compared()
-        writing.append((write, target.write(*write)))
-    while writing:
-        written()
-    while reading:
-        compared()
+
+@functools.cache
+def _writers() -> futures.ThreadPoolExecutor:
+    return futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
 def _arrays(
@@ -126,6 +129,10 @@ def _arrays(
                 data,
             )
         return
+    if task.passes:
+        with contextlib.suppress(decode.Unknown):  # then all is made anew, as it usually is
+            yield from passing.writes(task, source)
+            return
     chunk = _chunk(task, source, leaves) if task.read else None
     for route, box in task.writes:
         transfer = route.transfer

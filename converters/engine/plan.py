@@ -111,7 +111,9 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
     chosen = tuple(routes.choose(conversion, options, linkable))
     version = routes.target_zarr(conversion, options)
     if conversion.container == "msgpack":
-        notes.append("a msgpack file has no place for metadata: what they tell is not kept")
+        notes.append(
+            "a msgpack file has no place for metadata: they lie beside it, with its checksums"
+        )
     _, others = documents.beside(conversion)
     if others:
         notes.append(
@@ -214,5 +216,5 @@ def workers(todo: Plan) -> Workers:
     largest = todo.floor - BASE
     free = max(todo.options.max_memory - BASE, largest, MIB)
     keep = free >= 3 * largest  # memory that is kept is up to twice of what is in use
-    threads = todo.options.threads or min(8, os.cpu_count() or 1) + 1
+    threads = todo.options.threads or min(8, os.cpu_count() or 1)
     return Workers(threads, free // 2 if keep else free, keep)

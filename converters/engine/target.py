@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig.converters.engine import durable
-from maxmig.converters.storage import decode, items, kv, ocdbt, orbax, zarr
+from maxmig.converters.storage import decode, encode, forms, items, kv, ocdbt, orbax, zarr
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Target:
         if kv.is_url(other.url):
             return
         if not other.ocdbt:
-            place = decode.only_value(array, box)
+            place = forms.only_value(array, box)
             if place is not None and nbytes >= _LARGE:
                 durable.hasten(Path(other.url) / rest / array.key(place))
             return
@@ -113,63 +113,67 @@ class Target:
 
     def write(
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
-    ) -> Any:
-        """Writes one box of whole chunks; it is there when the future is, or the transaction ends.
-
-        The array must not be changed before.
-        """
+    ) -> "Written":
+        """Begins to write one box of whole chunks, which must not be changed before it is there."""
+        if forms.encodable(array) and forms.fills(array, box):
+            value = encode.encode(array, data)
+            store = self.store if transaction is None else self.store.with_transaction(transaction)
+            future = store.write(_key(name, array, box), value)
+            return Written(self, name, array, box, future, len(value))
         opened = self.opened(name, array)
         if transaction is not None:
             opened = opened.with_transaction(transaction)
-        index = tuple(slice(start, stop) for start, stop in box)
-        return opened[index].write(data, can_reference_source_data_indefinitely=True)
-
-    def read(self, name: str, array: zarr.Array, box: Box) -> "Reading":
-        """Begins to read one box back."""
-        place = decode.only_value(array, box) if decode.known(array) else None
-        stored = None if place is None else self.store.read(f"{name}/{array.key(place)}")
-        return Reading(self, name, array, box, stored)
+        future = opened[_index(box)].write(data, can_reference_source_data_indefinitely=True)
+        return Written(self, name, array, box, future)
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """A box that is being read back."""
+class Written:
+    """A box that is being written.
+
+    Attributes:
+        target: where.
+        name: of the array.
+        array: its metadata.
+        box: the box.
+        future: of TensorStore.
+        size: of the stored value in bytes, where it was encoded here.
+    """
 
     target: Target
     name: str
     array: zarr.Array
     box: Box
-    stored: Any  # the future of the value that holds all of it, if there is one
+    future: Any
+    size: int | None = None
+
+    def result(self) -> None:
+        """Waits until it is there, or will be when the transaction ends."""
+        self.future.result()
 
     def holds(self, data: "np.ndarray") -> bool:
-        """Whether it has the bits of an array."""
-        value = None if self.stored is None else self.stored.result().value
-        told = decode.holds(self.array, value, data) if value else None
-        if told is not None:
-            return told
-        found = decode.box(self.array, self.box, value or None)  # padded, at an edge
-        if found is not None:
-            return _alike(found, data)
-        index = tuple(slice(start, stop) for start, stop in self.box)
-        return _alike(self.target.opened(self.name, self.array)[index].read().result(), data)
+        """Whether what is there has the bits of an array, when it is read back."""
+        if self.size is not None:
+            value = kv.Value(self.target.store, _key(self.name, self.array, self.box), self.size)
+            told = decode.holds(self.array, value, data)
+            if told is not None:
+                return told and value.ends()
+        opened = self.target.opened(self.name, self.array)
+        return alike(opened[_index(self.box)].read().result(), data)
 
 
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """The same of what is there already."""
-
-    value: Any
-
-    def result(self) -> Any:
-        """What is there."""
-        return self.value
-
-    def holds(self, data: "np.ndarray") -> bool:
-        """Whether it has the bits of an array."""
-        return _alike(self.value, data)
+def _key(name: str, array: zarr.Array, box: Box) -> str:
+    place = forms.only_value(array, box)
+    assert place is not None
+    return f"{name}/{array.key(place)}"
 
 
-def _alike(found: "np.ndarray", data: "np.ndarray") -> bool:
+def _index(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in box)
+
+
+def alike(found: "np.ndarray", data: "np.ndarray") -> bool:
+    """Whether two arrays have the same bits."""
     import numpy as np
 
     def bits(array: "np.ndarray") -> "np.ndarray":

@@ -17,7 +17,7 @@ from maxmig.converters.engine import routes
 from maxmig.converters.engine.options import MIB, Options
 from maxmig.converters.engine.routes import Route
 from maxmig.converters.leaves import DiskPath, Leaf
-from maxmig.converters.storage import orbax_tree
+from maxmig.converters.storage import forms, orbax, orbax_tree
 from maxmig.converters.transfers import Box, Conversion, Made
 
 _SMALL = MIB
@@ -36,12 +36,14 @@ class Piece:
         writes: the boxes.
         nbytes: the memory that it takes.
         payload: the bytes of the result.
+        passes: the chunk's numbers become the boxes' one after another: none need be held.
     """
 
     writes: tuple[tuple[Route, Box], ...]
     nbytes: int
     payload: int
     read: tuple[DiskPath, Box] | None = None
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,21 +140,39 @@ def _chunkwise(
 ) -> Iterator[Piece]:
     grid = conversion.storage.grid(path)
     for box in grid.boxes():
-        writes = []
+        images = []
         for route in users:
             sources = [leaves[each] for each in route.transfer.sources]
             for place, each in enumerate(route.transfer.sources):
                 if each == path and (image := _image(route.transfer.op, place, box, sources)):
-                    writes += [(route, part) for part in _parts(route, image[0])]
-        payload = sum(_size(route, part) for route, part in writes)
-        largest = max((_size(route, part) for route, part in writes), default=0)
-        if writes:
+                    images.append((route, image[0]))
+        writes = tuple((route, part) for route, image in images for part in _parts(route, image))
+        if not writes:
+            continue
+        sizes = [_size(route, part) for route, part in writes]
+        written = 3 * max(*sizes, min(sum(sizes), at_once))
+        passes = len(images) == 1 and _passes(conversion, path, box, *images[0])
+        if passes:
+            nbytes = written + _SLACK
+        else:
             encoded = 0
             if grid.encoded:
                 encoded = grid.nbytes if grid.whole else min(grid.nbytes, _SLACK)
-            written = max(largest, min(payload, at_once))
-            nbytes = grid.nbytes + max(encoded, 3 * written)
-            yield Piece(tuple(writes), nbytes, payload, (path, box))
+            nbytes = grid.nbytes + max(encoded, written)
+        yield Piece(writes, nbytes, sum(sizes), (path, box), passes)
+
+
+def _passes(conversion: Conversion, path: DiskPath, box: Box, route: Route, image: Box) -> bool:
+    """Whether the numbers of a chunk become boxes of the result one after another, in order."""
+    storage = conversion.storage
+    return (
+        isinstance(storage, orbax.Orbax)
+        and ops.in_order(route.transfer.op)
+        and math.prod(transfers.shape_of(image)) == math.prod(transfers.shape_of(box))
+        and forms.of(storage.arrays[path]) is not None
+        and forms.fills(storage.arrays[path], box)
+        and boxes.consecutive(image, _parts(route, image))
+    )
 
 
 def _boxwise(conversion: Conversion, route: Route, leaves: dict[DiskPath, Leaf]) -> Iterator[Piece]:

@@ -104,3 +104,55 @@ def _open(found: dict[str, Any]) -> Any:
     # A cache of its own: a manifest in a shared one would outlive its directory's renaming.
     own = ts.Context({"cache_pool#meta": {"total_bytes_limit": _META_CACHE}}, context())
     return ts.KvStore.open(found, context=own).result()
+
+
+class Value:
+    """A stored value of a known size, read piece by piece: TensorStore copies each answer often."""
+
+    def __init__(self, store: Any, key: str, size: int):
+        self._store, self._key = store, key
+        self._at, self._stop, self._size = 0, size, size
+        self._asked: tuple[int, int, Any] | None = None  # the next bytes, on their way
+
+    def __len__(self) -> int:
+        return self._stop - self._at
+
+    def __getitem__(self, wanted: slice) -> bytes:
+        start, stop, _ = wanted.indices(len(self))
+        return _value(self._ask(self._at + start, self._at + stop))
+
+    def upto(self, size: int) -> "Value":
+        """The beginning of it."""
+        part = Value(self._store, self._key, self._size)
+        part._at, part._stop = self._at, self._at + min(size, len(self))
+        return part
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; those behind them are asked for meanwhile."""
+        start, stop = self._at, self._stop if size < 0 else min(self._at + size, self._stop)
+        asked, self._asked = self._asked, None
+        if asked is None or asked[:2] != (start, stop):
+            asked = (start, stop, self._ask(start, stop))
+        self._at = stop
+        if stop < self._stop:
+            further = min(stop + size, self._stop)
+            self._asked = (stop, further, self._ask(stop, further))
+        return _value(asked[2]) if start < stop else b""
+
+    def readinto(self, room: memoryview) -> int:
+        """Puts the next bytes into a buffer; tells how many."""
+        data = self.read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    def ends(self) -> bool:
+        """Whether there is nothing behind it."""
+        return not _value(self._ask(self._size, None))
+
+    def _ask(self, start: int, stop: int | None) -> Any:
+        return self._store.read(self._key, byte_range=slice(start, stop))
+
+
+def _value(future: Any) -> bytes:
+    found = future.result()
+    return found.value if found.state == "value" else b""

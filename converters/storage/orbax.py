@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from maxmig import errors
 from maxmig.converters import casts, places, remembered, transfers
 from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
-from maxmig.converters.storage import decode, files, kv, ocdbt, orbax_tree, zarr
+from maxmig.converters.storage import decode, files, forms, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
 from maxmig.converters.transfers import Box
 
@@ -205,7 +205,7 @@ class Orbax:
             array.stored[:rank],
             array.codec,
             math.prod(bounded) * zarr.itemsize(array.dtype),
-            kv.is_url(self.items) or not decode.known(array),
+            kv.is_url(self.items) or forms.of(array) is None,
         )
 
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
@@ -232,20 +232,42 @@ class Orbax:
     def _decoded(self, path: DiskPath, box: Box, *, narrowed: bool = False) -> "np.ndarray | None":
         """A box that lies in one stored value of a usual form; None: TensorStore reads it."""
         array = self.arrays[path]
-        if (place := decode.only_value(array, box)) is None:
+        if (place := forms.only_value(array, box)) is None:
             return None
-        name = f"{orbax_tree.name_of(path)}/{array.key(place)}"
         try:
-            with self._value(name) as value:
+            with self._value(path, place) as value:
                 return decode.box(array, box, value, narrowed=narrowed)
         except OverflowError:
             raise
         except Exception:  # TensorStore tells what is wrong
             return None
 
+    def blocks(self, path: DiskPath, box: Box) -> "Iterator[np.ndarray]":
+        """The numbers of a box that is one stored value (`forms.fills`), as they are decoded.
+
+        They come in row-major order; each block is overwritten by the next.
+
+        Raises:
+            Unknown: it is not decoded here, which may be told after some blocks: use `read`.
+        """
+        array = self.arrays[path]
+        place = forms.only_value(array, box) if forms.fills(array, box) else None
+        if place is None:
+            raise decode.Unknown
+        try:
+            with self._value(path, place) as value:
+                if value is None:
+                    raise decode.Unknown
+                yield from decode.blocks(array, value, math.prod(transfers.shape_of(box)))
+        except Exception as error:  # TensorStore tells what is wrong
+            raise decode.Unknown from error
+
     @contextlib.contextmanager
-    def _value(self, name: str) -> "Iterator[bytes | files.Part | None]":
+    def _value(
+        self, path: DiskPath, place: tuple[int, ...]
+    ) -> "Iterator[bytes | files.Part | None]":
         """A stored value; None where there is none, or it is not for us."""
+        name = f"{orbax_tree.name_of(path)}/{self.arrays[path].key(place)}"
         if kv.is_url(self.items):
             result = self.store.read(name).result()
             yield result.value if result.state == "value" else None

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxmig import errors
-from maxmig.converters import inverses
+from maxmig.converters import boxes, inverses, ops
+from maxmig.converters.engine import tasks
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.ops import Concat, MoveAxis, Reshape, Same, Slice, Stack, Take, Then
 from maxmig.converters.transfers import Transfer, shape_of, whole
@@ -147,3 +148,57 @@ def test_empty_parts_join_the_others():
     """An empty one tells no bytes, wherever it stands."""
     empty, full = Leaf((4, 0), "float32", 0), Leaf((4, 10), "float32", 160)
     assert Concat(1).result([empty, full]) == Concat(1).result([full, empty]) == full
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.data())
+def test_what_keeps_the_order(case, told):
+    """A box of a source that becomes as large a box of the result is the same run of numbers."""
+    op, arrays, result, _ = case
+    place = told.draw(st.integers(0, len(arrays) - 1))
+    box = tuple(
+        (begin, told.draw(st.integers(begin + 1, extent)))
+        for extent in arrays[place].shape
+        for begin in [told.draw(st.integers(0, extent - 1))]
+    )
+    image = tasks._image(op, place, box, [leaf_of(array) for array in arrays])
+    if not ops.in_order(op) or not image:
+        return
+    if np.prod(shape_of(image[0])) == np.prod(shape_of(box)):
+        before, after = (
+            array[tuple(slice(*span) for span in part)].ravel()
+            for array, part in ((arrays[place], box), (result, image[0]))
+        )
+        assert np.array_equal(before, after)
+
+
+def test_a_moved_axis_does_not_keep_the_order():
+    assert ops.in_order(Then(Take(0, 1), Stack(1)))
+    assert not ops.in_order(MoveAxis(0, 1))
+    assert not ops.in_order(Then(Same(), MoveAxis(0, 1)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_consecutive(told):
+    """Parts follow one another exactly where their numbers, joined, are the box's."""
+    shape = tuple(told.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    low = [told.draw(st.integers(0, 5)) for _ in shape]
+    box = tuple((a, a + size) for a, size in zip(low, shape, strict=True))
+    parts = list(boxes.chunks(box, [told.draw(st.integers(1, 4)) for _ in shape]))
+    if told.draw(st.booleans()):
+        parts = told.draw(st.permutations(parts))
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    found = [
+        numbers[tuple(slice(a - at, b - at) for (a, b), at in zip(part, low, strict=True))].ravel()
+        for part in parts
+    ]
+    wanted = np.array_equal(np.concatenate(found), numbers.ravel())
+    assert boxes.consecutive(box, parts) is wanted
+
+
+def test_parts_in_another_order_are_not_consecutive():
+    parts = [((0, 1),), ((1, 2),), ((2, 3),), ((3, 4),)]
+    assert boxes.consecutive(((0, 4),), parts)
+    assert not boxes.consecutive(((0, 4),), [parts[0], parts[2], parts[1], parts[3]])
+    assert not boxes.consecutive(((0, 4),), parts[:3])
