@@ -18,7 +18,8 @@ from typing import Any
 from maxmig import errors
 
 SIZES = (256, 1024, 3072)  # MiB
-OURS = ("rename", "unstack", "copy", "copy-sync", "stream", "cast", "stream-cast", "stream-tight")
+_MOVED = ("rename", "rename-sync", "unstack", "unstack-sync", "copy", "copy-sync")
+OURS = (*_MOVED, "stream", "cast", "stream-cast", "stream-tight")
 OTHERS = (
     *("cp", "cp-sync", "orbax", "everything", "everything-cast", "everything-stream-cast"),
     *("everything-compared", "everything-cast-compared"),
@@ -33,8 +34,10 @@ WHAT = {
     "everything-stream-cast": "load all, take layers apart, cast to bfloat16, save all",
     "everything-compared": "load all, take layers apart, save all, load that and compare",
     "everything-cast-compared": "load all, cast to bfloat16, save all, load that and compare",
-    "rename": "Linen to NNX, names only (by reference)",
-    "unstack": "layers apart, a layer a chunk (by reference)",
+    "rename": "Linen to NNX, names only, --no-fsync (by reference)",
+    "rename-sync": "Linen to NNX, names only (by reference)",
+    "unstack": "layers apart, a layer a chunk, --no-fsync (by reference)",
+    "unstack-sync": "layers apart, a layer a chunk (by reference)",
     "copy": "Linen to NNX, --copy --no-fsync (by chunk)",
     "copy-sync": "Linen to NNX, --copy (by chunk)",
     "stream": "layers apart, arrays of one chunk (by stream)",
@@ -44,15 +47,17 @@ WHAT = {
 }
 # Which source a way starts from: a layer in each chunk, or chunks of 64 MiB across layers; else
 # one chunk for each array, as Orbax writes it unless told otherwise.
-_SOURCE = dict.fromkeys(("rename", "unstack", "copy", "copy-sync", "cp", "cp-sync"), "layered")
+_SOURCE = dict.fromkeys((*_MOVED, "cp", "cp-sync"), "layered")
 _SOURCE |= {"stream-tight": "large"}
 
 
 _JUDGED = 1024  # MiB: below, what does not depend on the size is most of the time
 _RATIOS = (
-    ("rename", "cp", 0.1),
+    ("rename", "cp", 0.1),  # neither waits for the disk, as below
     ("unstack", "cp", 0.1),
-    ("copy", "cp", 1.5),  # neither waits for the disk
+    ("rename-sync", "cp-sync", 0.1),
+    ("unstack-sync", "cp-sync", 0.1),
+    ("copy", "cp", 1.5),
     ("copy-sync", "cp-sync", 1.5),
     ("stream", "everything", 0.5),
     ("cast", "everything-cast", 0.5),

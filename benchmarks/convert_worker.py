@@ -88,9 +88,10 @@ def _prepared(what: str, source: Path, result: Path) -> Callable[[], Any]:
     kv.directory(str(Path(__file__).parent)).read("__init__.py").result()
 
     options: dict[str, Any] = {"max_memory": 512 << 20} if what == "stream-tight" else {}
-    if what in ("copy", "copy-sync"):
-        options |= {"link": False, "fsync": what == "copy-sync"}
-    renamed = what in ("rename", "copy", "copy-sync")
+    kind = what.removesuffix("-sync")
+    if kind in ("rename", "unstack", "copy"):
+        options |= {"link": kind != "copy", "fsync": kind != what}
+    renamed = kind in ("rename", "copy")
     told: dict[str, Any] = {} if renamed or what == "cast" else {"scan": False}
     if what.endswith("cast"):
         told["dtype"] = "params=bfloat16,opt_state=bfloat16"

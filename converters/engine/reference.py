@@ -216,7 +216,8 @@ def _share_database(
     shutil.copyfile(from_root / "manifest.ocdbt", manifest / "manifest.ocdbt")
     old = kv.ocdbt(target.url, manifest=str(manifest))
     copy_keys(old, target.store, wanted)
-    shutil.rmtree(manifest)
+    (manifest / "manifest.ocdbt").unlink()
+    manifest.rmdir()
     target.changed()
     for file in index.nodes - target.seen.index.files:
         (to_root / file).unlink()

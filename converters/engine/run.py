@@ -1,5 +1,6 @@
 """Carries a conversion out: what can be by reference, the rest in pieces; checks; commits."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ def run(
         Interrupted: the user stopped it; `resume` goes on.
     """
     plan.preflight(todo, destination)
-    with pool.heap(keep=plan.workers(todo).keep):
+    with pool.heap(keep=plan.workers(todo).keep) if todo.pieces else contextlib.nullcontext():
         if kv.is_url(destination):
             return _run_remote(
                 todo, destination, overwrite=overwrite, resume=resume, progress=progress

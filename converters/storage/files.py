@@ -104,13 +104,20 @@ def check_links(root: Path) -> None:
         CheckpointError: names the first one.
     """
     real = root.resolve()
-    for name, entry in walk(root, ""):
-        where = Path(entry.path).resolve()
-        if not where.is_relative_to(real):
-            raise errors.CheckpointError(
-                f"{root / name}: a link that leads out of the checkpoint, to {where}; "
-                "it is not followed: replace it by the file itself"
-            )
+    folders = [root]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_symlink():
+                where = Path(entry.path).resolve()
+                if not where.is_relative_to(real):
+                    raise errors.CheckpointError(
+                        f"{entry.path}: a link that leads out of the checkpoint, to {where}; "
+                        "it is not followed: replace it by the file itself"
+                    )
+            elif entry.is_dir():
+                folders.append(Path(entry.path))
 
 
 def check_name(name: str, where: str) -> None:
