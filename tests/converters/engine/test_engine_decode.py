@@ -249,7 +249,7 @@ def test_compared_while_it_is_decoded(codecs, monkeypatch):
 
 @pytest.mark.parametrize("size", [7, 64, 1 << 20])
 def test_a_value_is_read_piece_by_piece(size, monkeypatch):
-    monkeypatch.setattr(decode, "_READ", size)
+    monkeypatch.setattr(decode, "_ASKED", size)
     array, store, data = written(
         3, (40, 41), (40, 41), "float32", sharded(CODECS["zstd"], (40, 41))
     )
