@@ -12,8 +12,7 @@ from maxmig import errors
 from maxmig.converters import casts, ops, transfers
 from maxmig.converters.engine import check, passing, tasks
 from maxmig.converters.engine.flat import FlatTarget
-from maxmig.converters.engine.options import Options
-from maxmig.converters.engine.plan import Plan
+from maxmig.converters.engine.plan import Plan, workers
 from maxmig.converters.engine.recording import Found, Recording
 from maxmig.converters.engine.target import Target
 from maxmig.converters.leaves import Leaf, spell
@@ -47,7 +46,7 @@ def perform(
     if isinstance(target, Target) and task.payload <= tasks.GROUPED:
         _together(target, list(writes), where, looked)
     else:
-        _streamed(target, writes, where, looked, todo.options)
+        _streamed(target, writes, where, looked, todo)
     return found
 
 
@@ -82,29 +81,30 @@ def _streamed(
     writes: Iterator[Write],
     where: str,
     looked: bool,
-    options: Options,
+    todo: Plan,
 ) -> None:
     """Writes parts and reads them back in other threads, while the next ones are made."""
-    at_once = tasks.under_way(options)
-    under_way: deque[futures.Future] = deque()
+    ahead = workers(todo).ahead
+    under_way: deque[tuple[int, futures.Future]] = deque()
 
     def one(write: Write) -> None:
         written = target.write(*write)
         written.result()
         if looked:
             check.same(write, written, where)
-            if options.fsync and isinstance(target, Target):
+            if todo.options.fsync and isinstance(target, Target):
                 target.verified(*write[:3], write[3].nbytes)
 
     try:
         for write in writes:
-            while under_way and (len(under_way) + 1) * max(1, write[3].nbytes) > at_once:
-                under_way.popleft().result()
-            under_way.append(_writers().submit(one, write))
-        for future in under_way:
+            under_way.append((write[3].nbytes, _writers().submit(one, write)))
+            del write  # it is let go of when it is written
+            while sum(nbytes for nbytes, _ in under_way) > ahead:
+                under_way.popleft()[1].result()
+        for _, future in under_way:
             future.result()
     finally:
-        futures.wait(under_way)  # nothing is left behind when one has failed
+        futures.wait([future for _, future in under_way])  # nothing goes on when one has failed
 
 
 @functools.cache

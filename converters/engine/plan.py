@@ -16,6 +16,7 @@ from maxmig.converters.engine.routes import Route
 from maxmig.converters.storage import files, kv, orbax
 from maxmig.converters.transfers import Conversion
 
+_AHEAD = 64 * MIB
 BASE = 160 * MIB  # of an interpreter with NumPy and TensorStore
 _RATES = {routes.REFERENCE: 40e9, routes.CHUNK: 600e6, routes.STREAM: 150e6}  # bytes a second
 
@@ -155,14 +156,15 @@ def preflight(todo: Plan, destination: str) -> None:
     Raises:
         PreflightError: the memory or the disk is too small.
     """
-    options = todo.options
-    if todo.floor > options.max_memory:
-        largest = todo.floor - BASE
-        chunk = f" and {accounting.size(largest)} of the largest chunk, which is decoded as a whole"
+    if todo.floor > todo.options.max_memory:
+        enough = _enough(todo, destination)
+        largest = enough.floor - BASE
+        chunk = f" and {accounting.size(largest)} of the largest chunk and what becomes of it"
         raise errors.PreflightError(
-            f"--max-memory {accounting.size(options.max_memory)}: expected at least the memory "
-            f"floor of {accounting.size(todo.floor)}: {accounting.size(BASE)} of the program itself"
-            f"{chunk if largest else ''}; give --max-memory {_rounded(todo.floor)} or more"
+            f"--max-memory {accounting.size(todo.options.max_memory)}: expected at least the "
+            f"memory floor of {accounting.size(enough.floor)}: {accounting.size(BASE)} of the "
+            f"program itself{chunk if largest else ''}; give --max-memory "
+            f"{_rounded(enough.floor)} or more"
         )
     if kv.is_url(destination):
         return
@@ -176,8 +178,20 @@ def preflight(todo: Plan, destination: str) -> None:
             )
 
 
+def _enough(todo: Plan, destination: str) -> Plan:
+    """The same with as much memory as it takes: with more, larger chunks are written."""
+    while todo.floor > todo.options.max_memory:
+        options = dataclasses.replace(todo.options, max_memory=_up(todo.floor))
+        todo = plan(todo.conversion, destination, options)
+    return todo
+
+
 def _rounded(nbytes: int) -> str:
-    return f"{-(-nbytes // (64 * MIB)) * 64}MiB"
+    return f"{_up(nbytes) // MIB}MiB"
+
+
+def _up(nbytes: int) -> int:
+    return -(-nbytes // (64 * MIB)) * 64 * MIB
 
 
 def _linkable(conversion: Conversion, destination: str, options: Options) -> tuple[str, list[str]]:
@@ -204,11 +218,17 @@ class Workers:
         threads: how many pieces.
         memory: the bytes that they may take together.
         keep: whether freed memory is kept for the next piece.
+        ahead: the bytes of one piece that may be on their way to the disk while more is made.
     """
 
     threads: int
     memory: int
     keep: bool
+    ahead: int
+
+    def taken(self, task: tasks.Task) -> int:
+        """The bytes that a piece takes."""
+        return task.nbytes + tasks.HELD * self.ahead
 
 
 def workers(todo: Plan) -> Workers:
@@ -217,4 +237,6 @@ def workers(todo: Plan) -> Workers:
     free = max(todo.options.max_memory - BASE, largest, MIB)
     keep = free >= 3 * largest  # memory that is kept is up to twice of what is in use
     threads = todo.options.threads or min(8, os.cpu_count() or 1)
-    return Workers(threads, free // 2 if keep else free, keep)
+    memory = free // 2 if keep else free
+    ahead = min(_AHEAD, max(0, memory - largest) // ((tasks.HELD + 1) * threads))
+    return Workers(threads, memory, keep, ahead)

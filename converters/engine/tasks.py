@@ -22,6 +22,7 @@ from maxmig.converters.transfers import Box, Conversion, Made
 
 _SMALL = MIB
 _SLACK = 64 * MIB  # for what the allocator keeps, where a chunk is decoded from small parts
+HELD = 3  # times the bytes of what is written: as numbers, encoded, and on its way to the disk
 GROUPED = 32 * MIB  # what is written in one transaction is held in memory twice
 _GROUP = 8 * MIB
 _COUNT = 512
@@ -34,7 +35,7 @@ class Piece:
     Attributes:
         read: the chunk of the source that all of them are made of; None reads what each needs.
         writes: the boxes.
-        nbytes: the memory that it takes.
+        nbytes: the memory that it takes, while one box is written.
         payload: the bytes of the result.
         passes: the chunk's numbers become the boxes' one after another: none need be held.
     """
@@ -66,11 +67,6 @@ class Making:
 
 Task = Piece | Copy | Making
 Item = TypeVar("Item")
-
-
-def under_way(options: Options) -> int:
-    """The bytes of one piece that are written or read back at the same time."""
-    return min(64 * MIB, options.max_memory // 32)
 
 
 def cut(conversion: Conversion, chosen: Sequence[Route], options: Options) -> Iterator[Task]:
@@ -126,7 +122,7 @@ def _streamed(
         writes = tuple((route, transfers.whole(route.transfer.leaf)) for route in group)
         yield Piece(writes, 4 * size, size)
     for path, users in by_source.items():
-        yield from _chunkwise(conversion, path, users, leaves, under_way(options))
+        yield from _chunkwise(conversion, path, users, leaves)
     for route in single:
         yield from _boxwise(conversion, route, leaves)
 
@@ -136,7 +132,6 @@ def _chunkwise(
     path: DiskPath,
     users: list[Route],
     leaves: dict[DiskPath, Leaf],
-    at_once: int,
 ) -> Iterator[Piece]:
     grid = conversion.storage.grid(path)
     for box in grid.boxes():
@@ -150,7 +145,7 @@ def _chunkwise(
         if not writes:
             continue
         sizes = [_size(route, part) for route, part in writes]
-        written = 3 * max(*sizes, min(sum(sizes), at_once))
+        written = HELD * max(sizes)
         passes = len(images) == 1 and _passes(conversion, path, box, *images[0])
         if passes:
             nbytes = written + _SLACK
@@ -184,7 +179,7 @@ def _boxwise(conversion: Conversion, route: Route, leaves: dict[DiskPath, Leaf])
         for place, part in route.transfer.op.parts(box, sources):
             read += sources[place].reshaped(transfers.shape_of(part)).nbytes
         chunks = max((2 * grid.nbytes if grid.encoded else 0 for grid in grids), default=0)
-        yield Piece(((route, box),), read + 3 * size + chunks, size)
+        yield Piece(((route, box),), read + HELD * size + chunks, size)
 
 
 def source_leaves(conversion: Conversion) -> dict[DiskPath, Leaf]:

@@ -71,7 +71,7 @@ def each(
         one,
         threads=workers.threads,
         budget=pool.Budget(workers.memory),
-        size=lambda item: item[1].nbytes,
+        size=lambda item: workers.taken(item[1]),
         stop=stop,
     )
 

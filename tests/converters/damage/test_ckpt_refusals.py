@@ -87,7 +87,7 @@ def test_a_memory_floor_says_what_it_is_made_of(maxmig, source, tmp_path):
     code, _, err = maxmig("ckpt", "convert", src, tmp_path / "made", *words)
     assert code == 5 and "160.0 MiB of the program itself; give --max-memory 192MiB" in err
     code, _, err = maxmig("ckpt", "convert", src, tmp_path / "x", *words, "--dtype", "bfloat16")
-    assert code == 5 and "KiB of the largest chunk, which is decoded as a whole" in err
+    assert code == 5 and "KiB of the largest chunk and what becomes of it" in err
 
 
 def test_a_directory_that_is_named_like_a_file(maxmig, source, tmp_path):

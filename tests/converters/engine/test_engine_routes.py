@@ -1,5 +1,7 @@
 """Every route gives the same bits, in every form that Orbax knows, and Orbax reads the result."""
 
+import math
+import re
 import shutil
 
 import jax
@@ -14,6 +16,7 @@ from maxmig.converters import inverses, ops, storage
 from maxmig.converters.engine import plan, routes
 from maxmig.converters.engine.options import Options
 from maxmig.converters.leaves import Leaf
+from maxmig.converters.storage import zarr
 from maxmig.converters.transfers import Made, Transfer
 
 
@@ -213,6 +216,17 @@ def test_concat_joins_and_slices_part(tmp_path):
     assert contents(tmp_path / "back") == contents(tmp_path / "src")
 
 
+def _large(source):
+    """A cast of an array of a gigabyte that nobody reads."""
+    shape = (1 << 14, 1 << 14)
+    array = zarr.new(2, shape, "float32", shape)
+    source.__dict__["arrays"] = {**source.arrays, ("zeros",): array}
+    tree = {**source.tree(), ("zeros",): Leaf(shape, "float32", 4 * math.prod(shape))}
+    source.__dict__["_tree"] = tree
+    leaf = Leaf(shape, "bfloat16", 2 * math.prod(shape))
+    return renamed(source, transfers=[Transfer(("w",), leaf, (("zeros",),), ops.Same(), cast=True)])
+
+
 def test_a_plan_needs_metadata_alone_and_refuses_small_budgets(tmp_path, monkeypatch):
     source = storage.open(save(tmp_path / "src", state()))
     monkeypatch.setattr(type(source), "read", None)
@@ -221,6 +235,13 @@ def test_a_plan_needs_metadata_alone_and_refuses_small_budgets(tmp_path, monkeyp
     small = plan.plan(todo.conversion, str(tmp_path / "dst"), Options(max_memory=1 << 20))
     with pytest.raises(errors.PreflightError, match=r"--max-memory 192MiB or more"):
         plan.preflight(small, str(tmp_path / "dst"))
+    for least in (1 << 20, 160 << 20, 200 << 20):  # with more memory, larger chunks are written
+        small = plan.plan(_large(source), str(tmp_path / "dst"), Options(max_memory=least))
+        with pytest.raises(errors.PreflightError) as refused:
+            plan.preflight(small, str(tmp_path / "dst"))
+        advised = int(re.search(r"give --max-memory (\d+)MiB", str(refused.value))[1]) << 20
+        enough = plan.plan(_large(source), str(tmp_path / "dst"), Options(max_memory=advised))
+        assert small.floor < enough.floor <= advised
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(errors.PreflightError, match="of free disk, but there are 0 B"):
         plan.preflight(todo, str(tmp_path / "dst"))
