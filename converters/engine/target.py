@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig.converters.engine import durable
-from maxmig.converters.storage import decode, encode, forms, items, kv, ocdbt, orbax, zarr
+from maxmig.converters.storage import decode, encode, files, forms, items, kv, ocdbt, orbax, zarr
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
@@ -153,13 +153,20 @@ class Written:
 
     def holds(self, data: "np.ndarray") -> bool:
         """Whether what is there has the bits of an array, when it is read back."""
-        if self.size is not None:
-            value = kv.Value(self.target.store, _key(self.name, self.array, self.box), self.size)
-            told = decode.holds(self.array, value, data)
-            if told is not None:
-                return told and value.ends()
-        opened = self.target.opened(self.name, self.array)
-        return alike(opened[_index(self.box)].read().result(), data)
+        with files.reading(f"{self.target.url}: {self.name}, which was just written"):
+            if self.size is not None:
+                value = self._value(self.size)
+                told = decode.holds(self.array, value, data)
+                if told is not None:
+                    return told and value.ends()
+            opened = self.target.opened(self.name, self.array)
+            return alike(opened[_index(self.box)].read().result(), data)
+
+    def _value(self, size: int) -> kv.Value:
+        key = _key(self.name, self.array, self.box)
+        if kv.is_url(self.target.url):  # each request to a bucket takes long
+            return kv.Value(self.target.store, key, size, piece=size)
+        return kv.Value(self.target.store, key, size)
 
 
 def _key(name: str, array: zarr.Array, box: Box) -> str:

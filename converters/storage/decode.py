@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Stored = bytes | files.Part | kv.Value
 _READ = 512 << 10  # bytes that are read at once, so that they are decoded in the cache
-_ASKED = 4 << 20  # and those that TensorStore is asked for: each answer costs other threads' time
 
 
 class Unknown(Exception):
@@ -107,7 +106,7 @@ def _opened(array: Array, value: Stored) -> Iterator[Any]:
         _check_end(reader)
         return
     decompressor = zstandard.ZstdDecompressor()
-    read = _ASKED if isinstance(source, kv.Value) else _READ
+    read = source.piece if isinstance(source, kv.Value) else _READ
     try:
         with decompressor.stream_reader(source, read_size=read, read_across_frames=True) as reader:
             yield reader

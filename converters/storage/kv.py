@@ -107,10 +107,17 @@ def _open(found: dict[str, Any]) -> Any:
 
 
 class Value:
-    """A stored value of a known size, read piece by piece: TensorStore copies each answer often."""
+    """A stored value of a known size, read piece by piece: TensorStore copies each answer often.
 
-    def __init__(self, store: Any, key: str, size: int):
-        self._store, self._key = store, key
+    Args:
+        store: where it is.
+        key: its name there.
+        size: its bytes.
+        piece: how many bytes to ask for at once: each answer costs other threads' time.
+    """
+
+    def __init__(self, store: Any, key: str, size: int, piece: int = 4 << 20):
+        self._store, self._key, self.piece = store, key, piece
         self._at, self._stop, self._size = 0, size, size
         self._asked: tuple[int, int, Any] | None = None  # the next bytes, on their way
 
@@ -123,7 +130,7 @@ class Value:
 
     def upto(self, size: int) -> "Value":
         """The beginning of it."""
-        part = Value(self._store, self._key, self._size)
+        part = Value(self._store, self._key, self._size, self.piece)
         part._at, part._stop = self._at, self._at + min(size, len(self))
         return part
 

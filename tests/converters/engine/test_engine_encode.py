@@ -156,3 +156,15 @@ def test_what_the_disk_changes_is_found(change, good):
     else:
         with pytest.raises(errors.CheckpointError, match="reads otherwise than it was written"):
             check.same(write, written, "the source")
+
+
+def test_what_cannot_be_read_back_is_an_error():
+    array = made(2, (40, 41), (40, 41), "float32", {})
+    write = ("w", array, ((0, 40), (0, 41)), np.ones((40, 41), np.float32))
+    place = target.Target("memory://cut", use_ocdbt=False)
+    written = place.write(*write)
+    written.result()
+    check.same(write, written, "the source")
+    place.store["w/0.0"] = bytes(place.store["w/0.0"])[:-9]
+    with pytest.raises(errors.CheckpointError, match="w, which was just written"):
+        check.same(write, written, "the source")
