@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxmig.converters.engine import durable
-from maxmig.converters.storage import decode, encode, files, forms, items, kv, ocdbt, orbax, zarr
+from maxmig.converters.storage import decode, files, forms, items, kv, ocdbt, orbax, zarr
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
@@ -115,11 +115,6 @@ class Target:
         self, name: str, array: zarr.Array, box: Box, data: "np.ndarray", transaction: Any = None
     ) -> "Written":
         """Begins to write one box of whole chunks, which must not be changed before it is there."""
-        if forms.encodable(array) and forms.fills(array, box):
-            value = encode.encode(array, data)
-            store = self.store if transaction is None else self.store.with_transaction(transaction)
-            future = store.write(_key(name, array, box), value)
-            return Written(self, name, array, box, future, len(value))
         opened = self.opened(name, array)
         if transaction is not None:
             opened = opened.with_transaction(transaction)
@@ -137,7 +132,6 @@ class Written:
         array: its metadata.
         box: the box.
         future: of TensorStore.
-        size: of the stored value in bytes, where it was encoded here.
     """
 
     target: Target
@@ -145,34 +139,35 @@ class Written:
     array: zarr.Array
     box: Box
     future: Any
-    size: int | None = None
 
     def result(self) -> None:
         """Waits until it is there, or will be when the transaction ends."""
         self.future.result()
 
     def holds(self, data: "np.ndarray") -> bool:
-        """Whether what is there has the bits of an array, when it is read back."""
+        """Whether what is there has the bits of an array, when it is read back.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
         with files.reading(f"{self.target.url}: {self.name}, which was just written"):
-            if self.size is not None:
-                value = self._value(self.size)
+            value = self._value()
+            if value and forms.fills(self.array, self.box):
                 told = decode.holds(self.array, value, data)
                 if told is not None:
-                    return told and value.ends()
-            opened = self.target.opened(self.name, self.array)
-            return alike(opened[_index(self.box)].read().result(), data)
+                    return told
+            found = decode.box(self.array, self.box, value)  # padded, at an edge
+            if found is None:
+                found = self.target.opened(self.name, self.array)[_index(self.box)].read().result()
+            return alike(found, data)
 
-    def _value(self, size: int) -> kv.Value:
-        key = _key(self.name, self.array, self.box)
-        if kv.is_url(self.target.url):  # each request to a bucket takes long
-            return kv.Value(self.target.store, key, size, piece=size)
-        return kv.Value(self.target.store, key, size)
-
-
-def _key(name: str, array: zarr.Array, box: Box) -> str:
-    place = forms.only_value(array, box)
-    assert place is not None
-    return f"{name}/{array.key(place)}"
+    def _value(self) -> bytes | None:
+        """The stored value that holds all of it, if it is one that is decoded here."""
+        place = forms.only_value(self.array, self.box)
+        if place is None or forms.of(self.array) is None:
+            return None
+        key = f"{self.name}/{self.array.key(place)}"
+        return self.target.store.read(key).result().value or None
 
 
 def _index(box: Box) -> tuple[slice, ...]:

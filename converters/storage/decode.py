@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from maxmig.converters import casts
-from maxmig.converters.storage import files, forms, kv
+from maxmig.converters.storage import files, forms
 from maxmig.converters.storage.zarr import Array
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
     import numpy as np
 
-Stored = bytes | files.Part | kv.Value
+Stored = bytes | files.Part
 _READ = 512 << 10  # bytes that are read at once, so that they are decoded in the cache
 
 
@@ -106,9 +106,8 @@ def _opened(array: Array, value: Stored) -> Iterator[Any]:
         _check_end(reader)
         return
     decompressor = zstandard.ZstdDecompressor()
-    read = source.piece if isinstance(source, kv.Value) else _READ
     try:
-        with decompressor.stream_reader(source, read_size=read, read_across_frames=True) as reader:
+        with decompressor.stream_reader(source, read_size=_READ, read_across_frames=True) as reader:
             yield reader
             _check_end(reader)
     except zstandard.ZstdError as error:

@@ -1,4 +1,4 @@
-"""The forms of stored values that are read and written here: those that Orbax writes.
+"""The forms of stored values that are decoded here: those that Orbax writes.
 
 A value is the numbers of one chunk, row-major and little-endian, as they are or as one Zstandard
 frame; in version 3 of Zarr it may be a shard of that one part, with the shard's index behind it.
@@ -6,13 +6,13 @@ frame; in version 3 of Zarr it may be a shard of that one part, with the shard's
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maxmig.converters.storage.zarr import Array
 from maxmig.converters.transfers import Box
 
 if TYPE_CHECKING:
-    from maxmig.converters.storage import files, kv
+    from maxmig.converters.storage import files
 
 INDEX = 20  # bytes: the place and the size of the only part of a shard, and their CRC-32C
 _TYPES = {"bfloat16", *(f"float{bits}" for bits in (16, 32, 64))}
@@ -22,7 +22,6 @@ _BYTES = (
     {"name": "bytes"},  # of one byte each
 )
 _INDEX_CODECS = [_BYTES[0], {"name": "crc32c"}]
-_LEVELS = range(-7, 23)
 
 
 class Form(NamedTuple):
@@ -31,14 +30,10 @@ class Form(NamedTuple):
     Attributes:
         compressed: by Zstandard.
         sharded: each as a shard of one part.
-        level: of compression; None where the metadata tell none that is usual.
-        checksum: whether a frame ends with a checksum of its numbers.
     """
 
     compressed: bool
     sharded: bool
-    level: int | None
-    checksum: bool
 
 
 def of(array: Array) -> Form | None:
@@ -54,7 +49,7 @@ def _of_v2(array: Array) -> Form | None:
     compressed = isinstance(compressor, dict) and compressor.get("id") == "zstd"
     if not (compressed or compressor is None) or str(told["dtype"]).startswith(">"):
         return None
-    return Form(compressed, False, _level(compressor), False)
+    return Form(compressed, sharded=False)
 
 
 def _of_v3(array: Array) -> Form | None:
@@ -72,22 +67,7 @@ def _of_v3(array: Array) -> Form | None:
     single = array.dtype in ("int8", "uint8")  # their order of bytes need not be told
     if names not in (["bytes"], ["bytes", "zstd"]) or codecs[0] not in _BYTES[: 1 + single]:
         return None
-    if names[-1] != "zstd":
-        return Form(False, sharded, None, False)
-    told = codecs[-1].get("configuration")
-    checksum = isinstance(told, dict) and bool(told.get("checksum"))
-    return Form(True, sharded, _level(told), checksum)
-
-
-def _level(told: Any) -> int | None:
-    level = told.get("level") if isinstance(told, dict) else None
-    return level if type(level) is int and level in _LEVELS else None
-
-
-def encodable(array: Array) -> bool:
-    """Whether values of an array can be encoded here."""
-    form = of(array)
-    return form is not None and (not form.compressed or form.level is not None)
+    return Form(names[-1] == "zstd", sharded)
 
 
 def fills(array: Array, part: Box) -> bool:
@@ -115,13 +95,13 @@ def only_value(array: Array, part: Box) -> tuple[int, ...] | None:
     return (*place, *(0,) * words)
 
 
-def alone(shard: "bytes | files.Part | kv.Value") -> bool:
+def alone(shard: "bytes | files.Part") -> bool:
     """Whether the index of a shard tells of one part, which is all of it."""
     size = len(shard) - INDEX
-    return size >= 0 and shard[size:] == index(size)
+    return size >= 0 and shard[size:] == _index(size)
 
 
-def index(size: int) -> bytes:
+def _index(size: int) -> bytes:
     """The index of a shard of one part of so many bytes."""
     told = (0).to_bytes(8, "little") + size.to_bytes(8, "little")
     return told + _crc32c(told).to_bytes(4, "little")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from maxmig import errors
 from maxmig.converters import casts, storage
-from maxmig.converters.storage import decode, forms, kv, orbax, zarr
+from maxmig.converters.storage import decode, forms, orbax, zarr
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 ZSTD = {"name": "zstd", "configuration": {"level": 1}}
@@ -247,18 +247,24 @@ def test_compared_while_it_is_decoded(codecs, monkeypatch):
             assert decode.holds(array, damaged(value, kind), data) is None
 
 
-@pytest.mark.parametrize("size", [7, 64, 1 << 20])
-def test_a_value_is_read_piece_by_piece(size):
-    array, store, data = written(
-        3, (40, 41), (40, 41), "float32", sharded(CODECS["zstd"], (40, 41))
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_fills(told):
+    """A box fills a stored value where its numbers are the first ones in it, and all of them."""
+    rank = told.draw(st.integers(0, 3))
+    shape = [told.draw(st.integers(1, 5)) for _ in range(rank)]
+    chunk = [told.draw(st.integers(1, 5)) for _ in range(rank)]
+    spans = [sorted(told.draw(st.tuples(*[st.integers(0, size)] * 2))) for size in shape]
+    array = zarr.new(2, tuple(shape), "int8", tuple(chunk))
+    inside = list(itertools.product(*(range(*span) for span in spans)))
+    place = [start // size for (start, _), size in zip(spans, chunk, strict=True)]
+    every = itertools.product(
+        *(range(at * size, (at + 1) * size) for at, size in zip(place, chunk, strict=True))
     )
-    stored = store["c/0/0"]
-    value = kv.Value(store, "c/0/0", len(stored), size)
-    assert decode.holds(array, value, data) is True
-    assert value.ends()
-    assert not kv.Value(store, "c/0/0", len(stored) - 1, size).ends()
-    assert decode.holds(array, kv.Value(store, "c/0/0", len(stored) - 1, size), data) is None
-    assert decode.holds(array, kv.Value(store, "c/9/9", len(stored)), data) is None
+    value = list(every)
+    real = [index for index in value if all(a < b for a, b in zip(index, shape, strict=True))]
+    wanted = bool(inside) and inside == real == value[: len(inside)]
+    assert forms.fills(array, tuple(map(tuple, spans))) is wanted
 
 
 @pytest.mark.parametrize("number", [3.4e38, -3.4e38])
