@@ -22,7 +22,7 @@ from maxmig.converters.transfers import Box, Conversion, Made
 
 _SMALL = MIB
 _SLACK = 64 * MIB  # for what the allocator keeps, where a chunk is decoded from small parts
-HELD = 3  # times the bytes of what is written: as numbers, encoded, and on its way to the disk
+HELD = 4  # times the bytes of what is written: as numbers, and three times while it is read back
 GROUPED = 32 * MIB  # what is written in one transaction is held in memory twice
 _GROUP = 8 * MIB
 _COUNT = 512
