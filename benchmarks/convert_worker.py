@@ -40,8 +40,9 @@ def make(source: Path, mib: int, kind: str) -> int:
     def weights() -> dict[str, Any]:
         both = {name: rng.random((width, _LAYERS, width), np.float32) for name in ("wi_0", "wo")}
         layers = {"mlp": {name: {"kernel": array} for name, array in both.items()}}
-        scale = np.ones(width, np.float32)
-        return {"params": {"decoder": {"layers": layers, "decoder_norm": {"scale": scale}}}}
+        decoder = {"layers": layers, "decoder_norm": {"scale": np.ones(width, np.float32)}}
+        embedding = {"embedding": np.ones((64, width), np.float32)}
+        return {"params": {"token_embedder": embedding, "decoder": decoder}}
 
     adam = {"count": np.int32(1), "mu": weights(), "nu": weights()}
     state = {"params": weights(), "opt_state": [adam, None, None], "step": np.int32(1)}

@@ -8,10 +8,12 @@ in a core's own cache, and lets other threads run.
 from typing import TYPE_CHECKING
 
 from maxmig import errors
-from maxmig.converters.leaves import Leaf
+from maxmig.converters.leaves import STRING, Leaf, encoded
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from maxmig.converters.transfers import Box
 
 BLOCK = 1 << 17  # numbers
 _LARGEST = float.fromhex("0x1.fefffep127")  # the largest float32 that is not rounded to infinity
@@ -67,11 +69,23 @@ def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertErr
 
 
 def numpy_dtype(name: str) -> "np.dtype":
-    """The NumPy type of a leaf's dtype name: bfloat16 and its kin too; uint32 for random keys."""
+    """The NumPy type of a leaf's dtype name: bfloat16 and its kin too; uint32 for random keys,
+    uint8 for the bytes of strings.
+    """
     import ml_dtypes  # noqa: F401  (registers the names)
     import numpy as np
 
+    if name == STRING:
+        return np.dtype("uint8")
     return np.dtype("uint32") if name.startswith("key<") else np.dtype(name)
+
+
+def letters(text: str, box: "Box | None" = None) -> "np.ndarray":
+    """The bytes of a string, or of a part of it, as an array."""
+    import numpy as np
+
+    found = np.asarray(bytearray(encoded(text)), np.uint8)
+    return found if box is None else found[slice(*box[0])]
 
 
 def narrowed(array: "np.ndarray") -> "np.ndarray":

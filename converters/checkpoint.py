@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import disk, flat, layouts, places, skeletons, stacks
-from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.leaves import STRING, DiskPath, Hole, Leaf, spell
 
 if TYPE_CHECKING:
     from maxmig.converters.storage.base import Storage
@@ -39,6 +39,7 @@ class Checkpoint:
         notes: what a reader should know: irregular spelling, inferred facts.
         form: how exactly this tree is spelt.
         below: the keys of the subtree that it is, in a tree that holds several.
+        given: the path that it was read from: a directory of steps, one step, a file; without keys.
     """
 
     place: places.Place
@@ -53,6 +54,7 @@ class Checkpoint:
     form: layouts.Form = dataclasses.field(default_factory=layouts.Form)
     opened: "Storage | None" = dataclasses.field(default=None, compare=False, repr=False)
     below: DiskPath = ()
+    given: str = dataclasses.field(default="", compare=False, repr=False)
 
     @functools.cached_property
     def storage(self) -> "Storage":
@@ -79,6 +81,11 @@ class Checkpoint:
 
     def load(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Reads leaves: {canonical path: sharding or None} -> {canonical path: array}."""
+        texts = {path for path in wanted if self.leaves[path].dtype == STRING}
+        if texts:
+            found = {path: self.storage.strings[self.places[path]] for path in texts}
+            rest = {path: sharding for path, sharding in wanted.items() if path not in texts}
+            return found | (self.load(rest) if rest else {})
         if self.opened is not None:
             arrays = {self.places[path]: self._placed(path, wanted[path]) for path in wanted}
             return self._canonical({path: arrays[self.places[path]] for path in wanted})
@@ -126,9 +133,11 @@ def read(
         opened, whole, below = opened_at(path, step)
         place = places.Place(Path(whole), None, getattr(opened, "step", None))
         metadata = opened.metadata()
-        return view(place, opened.tree(), metadata, opened=opened, below=below, **told)
-    place = places.locate(whole, step)
-    return view(place, disk.tree(place), places.metadata(place), below=below, **told)
+        found = view(place, opened.tree(), metadata, opened=opened, below=below, **told)
+    else:
+        place = places.locate(whole, step)
+        found = view(place, disk.tree(place), places.metadata(place), below=below, **told)
+    return dataclasses.replace(found, given=str(whole))
 
 
 def opened_at(path: str | Path, step: int | None = None) -> "tuple[Storage, str | Path, DiskPath]":

@@ -12,6 +12,7 @@ from maxmig import errors
 from maxmig.converters import accounting, checkpoint, mapping, places, skeletons
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
+from maxmig.converters.compare import metadata
 from maxmig.converters.engine import plan as engine_plan
 from maxmig.converters.engine import run as engine_run
 from maxmig.converters.engine.options import Options
@@ -102,6 +103,7 @@ def prepare(
 
 
 def refusal(
+    todo: Plan,
     prepared: engine_plan.Plan,
     destination: str | Path,
     *,
@@ -110,10 +112,23 @@ def refusal(
 ) -> errors.MaxmigError | None:
     """The error that a run would end with before it writes anything; None: it would begin."""
     try:
+        _check_apart(todo, destination)
         engine_run.check_destination(prepared, str(destination), overwrite=overwrite, resume=resume)
     except errors.MaxmigError as error:
         return error
     return None
+
+
+def _check_apart(todo: Plan, destination: str | Path) -> None:
+    """Refuses a destination in the directory that the source was read from.
+
+    The engine knows the source's step alone.
+    """
+    given = todo.source.given
+    if given and places.inside(destination, given):
+        raise errors.ConvertError(
+            f"{destination}: expected a directory apart from {given}; the source is never changed"
+        )
 
 
 def replaced(prepared: engine_plan.Plan, destination: str | Path) -> str:
@@ -144,7 +159,8 @@ def run(
         The directory of the new step.
 
     Raises:
-        ConvertError: the destination exists, lies in the source or holds it.
+        ConvertError: the destination exists, lies in the source (or in the directory of steps that
+            was given) or holds it.
         CheckpointError: reading or writing failed; the source and an old destination are untouched.
         PreflightError: memory or disk is too small.
         Interrupted: the user stopped it.
@@ -166,6 +182,7 @@ def carry_out(
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> engine_run.Result:
     """Like `run`, for a plan whose routes are known; tells what was verified."""
+    _check_apart(todo, destination)
     return engine_run.run(
         prepared,
         str(destination),
@@ -192,9 +209,17 @@ def _check_written(todo: Plan, directory: Path, seen: orbax.Orbax | None) -> Non
             f"{directory}: what was written is not what was planned; nothing was put in place"
         )
     told, wanted = made.skeleton, state.skeleton
-    if planned.container == "msgpack" and not todo.layout.exact:  # it has no metadata either
+    if planned.container == "msgpack" and not todo.layout.exact:  # it has no metadata by itself
         told, wanted = skeletons.traced(told), skeletons.traced(wanted)
     if told != wanted:
         raise errors.ConvertError(
             f"{directory}: the optimizer's containers are not as planned; nothing was put in place"
         )
+    if planned.container == "msgpack":
+        metadata.keep(made.storage, planned.metadata)
+        again = checkpoint.read(directory)
+        if (again.places, again.skeleton) != (made.places, state.skeleton):
+            raise errors.ConvertError(
+                f"{directory}: with its metadata it is not what was planned; nothing was put in "
+                "place"
+            )

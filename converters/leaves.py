@@ -14,6 +14,7 @@ from typing import Any
 Key = str | int
 DiskPath = tuple[Key, ...]
 DEEPEST = 200  # keys in a path: what is nested deeper, in any container, is no training state
+STRING = "string"  # the type of a leaf that is a text; its elements are the bytes of its UTF-8
 KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}  # of JAX's kinds of random keys
 
 
@@ -23,7 +24,8 @@ class Leaf:
 
     Attributes:
         shape: the logical shape; that of a random key is without the key's own words.
-        dtype: a NumPy name such as `float32`, or `key<threefry2x32>` for typed random keys.
+        dtype: a NumPy name such as `float32`, or `key<threefry2x32>` for typed random keys, or
+            `string`.
         nbytes: the size of the decoded array.
     """
 
@@ -49,10 +51,21 @@ class Leaf:
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
 
+    @classmethod
+    def of_text(cls, text: str) -> "Leaf":
+        """A string, which is stored in metadata."""
+        size = len(encoded(text))
+        return cls((size,), STRING, size)
+
     def reshaped(self, shape: tuple[int, ...]) -> "Leaf":
         """The same type in another shape."""
         each = self.nbytes // max(1, math.prod(self.shape))
         return Leaf(shape, self.dtype, each * math.prod(shape))
+
+
+def encoded(text: str) -> bytes:
+    """The elements of a string."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 class Hole(enum.Enum):

@@ -1,6 +1,7 @@
 """Finds checkpoints, and judges by names and small files whether they are whole."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ def absolute(path: str | Path) -> Path:
     """A path from the root; without `..`, which TensorStore refuses."""
     path = Path(path)
     return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def inside(place: str | Path, given: str | Path) -> bool:
+    """Whether a place lies in a directory or bucket folder that a user gave, links followed."""
+    if "://" in f"{place}{given}":
+        return str(place).startswith(f"{str(given).rstrip('/')}/")
+    return Path(os.path.realpath(given)) in Path(os.path.realpath(place)).parents
 
 
 def locate(path: str | Path, step: int | None = None) -> Place:

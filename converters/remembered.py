@@ -15,7 +15,7 @@ _KINDS: dict[str, Any] = {  # a type, or the fields of an object; None is no fau
     "versions": dict,
     "stacks": list,
     "way_back": {"rules": list, **_AXIS},
-    "converted_from": {"layout": str, "options": dict, "versions": dict},
+    "converted_from": {"layout": str, "options": dict, "versions": dict, "trained": bool},
     "origin": {
         "layout": str,
         "form": dict,

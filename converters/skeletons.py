@@ -211,7 +211,8 @@ def write(
     below = style.below(skeleton)
     for key, child in pairs:
         at, name = (*path, key), f"{canonical}/{key}"
-        found |= write(child, at, params, below(key, child), name, lists, boxed)
+        held = write(child, at, params, below(key, child), name, lists, boxed)
+        found |= held or ({at: Hole.NONE} if isinstance(key, int) else {})  # a list has no gaps
     return found
 
 

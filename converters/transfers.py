@@ -92,6 +92,7 @@ class Conversion:
         layout: the name of the result's layout.
         transfers: the arrays that come from the source.
         made: the arrays that do not.
+        strings: the texts of the result, which its metadata hold.
         holes: where the result has None, `{}` or `[]` instead of an array.
         container: `orbax`, `msgpack` or `safetensors`.
         metadata: the custom metadata of the result's step.
@@ -108,6 +109,7 @@ class Conversion:
     transfers: tuple[Transfer, ...]
     accounting: "Accounting"
     made: tuple[Made, ...] = ()
+    strings: Mapping[DiskPath, str] = field(default_factory=dict)
     holes: Mapping[DiskPath, Hole] = field(default_factory=dict)
     container: str = "orbax"
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -118,9 +120,10 @@ class Conversion:
 
     @property
     def leaves(self) -> dict[DiskPath, Leaf]:
-        """Every array of the result by its path there."""
+        """Every array and string of the result by its path there."""
         found = {item.target: item.leaf for item in self.transfers}
-        return found | {item.target: item.leaf for item in self.made}
+        found |= {item.target: item.leaf for item in self.made}
+        return found | {path: Leaf.of_text(text) for path, text in self.strings.items()}
 
     @property
     def nbytes(self) -> int:

@@ -6,6 +6,7 @@ run on a small tree that breaks the rule, since a check that cannot fail proves 
 """
 
 import ast
+import graphlib
 import statistics
 import subprocess
 import sys
@@ -93,15 +94,20 @@ def flag_reads(root: Path) -> Iterator[str]:
                 yield f"{path}:{getattr(node, 'lineno', 0)}: reads the flag {name}"
 
 
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """The tree without names for type checkers, which cost and bind nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            node.body = [ast.Pass()]
+    return tree
+
+
 def core_imports(root: Path) -> Iterator[str]:
     """Rule 3: core is arithmetic: JAX, NumPy and the standard library, nothing of a framework."""
     for path, tree in sources(root):
         if not path.startswith("maxmig/core/"):
             continue
-        for node in ast.walk(tree):  # names for type checkers only cost and bind nothing
-            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-                node.body = [ast.Pass()]
-        for line, name in imports(tree):
+        for line, name in imports(without_type_checking(tree)):
             parts = name.split(".")
             if parts[0] == "maxmig":
                 if len(parts) > 1 and parts[1] not in CORE_MAY_IMPORT_OF_MAXMIG:
@@ -166,6 +172,27 @@ def upward_imports(root: Path) -> Iterator[str]:
                 yield f"{path}:{line}: imports {imported}"
 
 
+def circles(root: Path) -> Iterator[str]:
+    """No module of parity or of the configuration imports one that imports it, however late.
+
+    Names for type checkers alone are no imports: who visits a thing may say what it is.
+    """
+    known: dict[str, set[str]] = {}
+    for path, tree in sources(root):
+        if path.startswith(("maxmig/parity/", "maxmig/config/")):
+            own = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            known[own] = {name for _, name in imports(without_type_checking(tree))} - {own}
+    graph = {own: found & known.keys() for own, found in known.items()}
+    for own in graph:  # a package is no part of its own modules
+        graph[own] -= {above for above in graph if own.startswith(f"{above}.")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        circle = sorted(set(error.args[1]))
+        path = circle[0].replace(".", "/")
+        yield f"{path}.py: in a circle of imports with {', '.join(circle[1:])}"
+
+
 CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
     framework_imports,
     flag_reads,
@@ -173,6 +200,7 @@ CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
     core_branches,
     unequal_twins,
     upward_imports,
+    circles,
 )
 
 
@@ -208,6 +236,8 @@ VIOLATIONS = [
     (upward_imports, "maxmig/parity/other.py", "import math"),
     (upward_imports, "maxmig/parity/findings/x.py", "from maxmig.parity import reports"),
     (upward_imports, "maxmig/parity/findings/x.py", "def f():\n    import maxmig.parity.pairs.x"),
+    (circles, "maxmig/config/flags.py", "def f():\n    from maxmig.config import schema"),
+    (circles, "maxmig/config/flags.py", "from maxmig.config.schema import Config"),
 ]
 
 
@@ -232,7 +262,9 @@ def house(root: Path) -> None:
         "maxmig/parity/pairs/x.py": "import flax.linen, flax.nnx",
         "maxmig/parity/findings/x.py": "from maxmig.parity import findings, levels, static",
         "maxmig/parity/__init__.py": "from maxmig.parity import findings, pairs",
-        "maxmig/config/flags.py": "def f(x):\n    return x.pure_nnx, x['enable_nnx']",
+        "maxmig/config/flags.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    from maxmig.config import schema\ndef f(x):\n    return x.pure_nnx, x['enable_nnx']",
+        "maxmig/config/schema.py": "from maxmig import config\nfrom maxmig.config import flags",
         "maxmig/backend.py": "def select(flags):\n    return flags.pure_nnx_decoder",
         "maxmig/cli/demo.py": "OVERRIDES = ['enable_nnx=true', 'pure_nnx=true']",
         "maxmig/train/loop.py": "import optax\nfrom maxmig import backend",

@@ -119,19 +119,25 @@ def _stacked(
     known = [_axis_told(a, b), _axis_told(b, a)]
     own = [forms.layer_axis(side, told) for side, told in zip(sides, known, strict=True)]
     told = [s.own.get("param_scan_axis", axis) for s, axis in zip(sides, known, strict=True)]
-    if a.leaves == b.leaves and None in told:
+    if a.leaves == b.leaves and None in own:
         own = [max(told, key=lambda axis: axis is not None)] * 2  # no other one where shapes agree
     axis = next((each for each in own if each is not None), None)
+    lost = [forms.unclear(s) if each is None else "" for s, each in zip(sides, own, strict=True)]
+    if any(lost) and (scan or axis is not None):
+        scan, own = None, [None, None]  # what may be on several axes is no equal of anything else
+    else:
+        lost = ["", ""]
     moved = [bool(scan) or each not in (None, axis) for each in own]
     if any(moved) and any(axes.nested(side.leaves) for side in sides):
         scan, moved = False, [False, False]  # stacks in stacks have no single axis
     both = []
-    for side, reader, other, first in zip(sides, readers, moved, known, strict=True):
+    for side, reader, other, first, why in zip(sides, readers, moved, known, lost, strict=True):
         to, mine = axis if other else None, rules if side is a else ()
         asked: dict[str, Any] = {"scan": scan, "axis": to, "known": first, "rules": mine}
         found = forms.of(side, reader, **asked, linen=linen)
         notes = _axis_taken(side, first) if any(moved) and not mine else ()
-        both.append(dataclasses.replace(found, notes=(*found.notes, *notes)))
+        more = (why,) if why and not mine else ()
+        both.append(dataclasses.replace(found, notes=(*found.notes, *notes, *more)))
     return both[0], both[1]
 
 

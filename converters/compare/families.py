@@ -26,6 +26,7 @@ class _Leaf:
 
     path: str
     layers: tuple[str, ...]
+    rank: int  # of one layer
     axes: tuple[int, ...]
 
 
@@ -33,7 +34,8 @@ def paired(left: Views, right: Views, tolerance: Tolerance, limit: int) -> Itera
     """Compares stacks with their layers, and removes what was compared from both sides.
 
     A family of layers `name_0`, `name_1`, ... with the same leaves is taken for the stack beside it
-    that has the same leaves with one axis more, if one of them is equal.
+    that has the same leaves with one axis more, if one of them is equal. Where that axis may be one
+    of two, it is taken for nothing.
 
     Args:
         left: the leaves that are only in A.
@@ -103,10 +105,24 @@ def _families(apart: Views, whole: Views) -> Iterator[list[_Leaf]]:
             family = []
             for after, paths in layers.items():
                 stacked = "/".join(part for part in (before, name, after) if part)
-                axes = _axes([apart[path] for path in paths], whole[stacked])
-                family.append(_Leaf(stacked, paths, axes))
-            if all(leaf.axes for leaf in family):
+                parts = [apart[path] for path in paths]
+                axes = _axes(parts, whole[stacked])
+                family.append(_Leaf(stacked, paths, len(parts[0].leaf.shape), axes))
+            if all(leaf.axes for leaf in family) and len(_shared(family)) < 2:
                 yield family
+
+
+def _shared(family: list[_Leaf]) -> list[int]:
+    """The axes that the layers may be on in all leaves; of two, it would be a guess.
+
+    Axes beyond 1 count only where 0 and 1 are impossible, as everywhere.
+    """
+    fits = [
+        axis
+        for axis in range(max(leaf.rank for leaf in family) + 1)
+        if all(min(axis, leaf.rank) in leaf.axes for leaf in family)
+    ]
+    return [axis for axis in fits if axis < 2] or fits
 
 
 def _cuts(path: str) -> Iterator[tuple[str, str, str]]:

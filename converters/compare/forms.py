@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maxmig import errors, trees
-from maxmig.converters import axes, stacks
+from maxmig.converters import axes
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import record, views
 from maxmig.converters.compare.views import Reader, View, Zeros
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import back, carry, relayouts, restack
+from maxmig.converters.mapping import auto, back, carry, relayouts, restack
 from maxmig.converters.mapping.rules import Layer, Rule
 from maxmig.converters.mapping.state import Item, State, start
 
@@ -78,12 +78,17 @@ def of(
     known = way.axis if way.rules else checkpoint.own.get("param_scan_axis", known)
     own = _layer_axis(state.leaves(), known)
     try:
-        restack.on(state, scan=scan, axis=axis, source_axis=own, todo=rules)
+        beside = checkpoint.own.get(auto.BESIDE)
+        restack.on(state, scan=scan, axis=axis, source_axis=own, todo=rules, beside=beside)
     except errors.ConvertError as error:
-        if rules or way.rules:
+        unclear = isinstance(error, axes.Unclear)  # of layers that can stay as they are
+        if not unclear and (rules or way.rules):
             raise
-        notes = (f"{checkpoint.storage.url}: compared as it is stored: {error}",)
+        notes = (stored(checkpoint, error),)
         state = start(checkpoint.leaves, checkpoint.skeleton)
+        if unclear:
+            carry.out(state, way.rules)
+            restack.on(state, todo=rules)
     if linen:
         _as_linen(state)
     return seen(checkpoint, source, state, notes)
@@ -129,13 +134,30 @@ def layer_axis(checkpoint: Checkpoint, known: int | None = None) -> int | None:
     return _layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis", known))
 
 
+def unclear(checkpoint: Checkpoint) -> str:
+    """What to say of layers that are on one of several axes; empty where that is told."""
+    try:
+        axes.layer_axis(checkpoint.leaves, checkpoint.own.get("param_scan_axis"))
+    except axes.Unclear as error:
+        return stored(checkpoint, error)
+    except errors.ConvertError:
+        pass
+    return ""
+
+
+def stored(checkpoint: Checkpoint, error: errors.ConvertError) -> str:
+    """What to say of layers that stay as they are."""
+    told = str(error)
+    if isinstance(error, axes.Unclear):
+        told = f"{told.partition(';')[0]}; an `unstack:` rule in a mapping file does (--map)"
+    return f"{checkpoint.storage.url}: compared as it is stored: {told}"
+
+
 def other_axis(checkpoint: Checkpoint) -> int | None:
     """The axis on which layers might be as well as on the usual one; None where it is told."""
-    paths = (path for path in checkpoint.leaves if path.startswith("params/"))
-    stacked = [path for path in paths if stacks.scanned(path) is not None]
-    possible = axes.evident_axes(checkpoint.leaves, stacked)
-    told = len(possible) < 2 or checkpoint.own.get("param_scan_axis") is not None
-    return None if told else min(possible)
+    if checkpoint.own.get("param_scan_axis") is not None:
+        return None
+    return next(iter(axes.besides_usual(checkpoint.leaves)), None)
 
 
 def _layer_axis(leaves: Mapping[str, Leaf], known: int | None) -> int | None:

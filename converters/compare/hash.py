@@ -168,7 +168,7 @@ def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:
         )
     params = {path[7:]: leaf for path, leaf in kinds.items() if path.startswith("params/")}
     try:
-        found = shaped.find(params, (), None)
+        found = shaped.find(params, axes.roots(kinds), None)
     except errors.ConvertError as error:
         yield f"taken as a whole, not layer by layer: {str(error).partition(';')[0]}"
         return

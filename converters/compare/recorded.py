@@ -82,7 +82,7 @@ def hold(
     if not add or any(line.sign == "!" for line in lines):
         return Kept(tuple(lines), unknown=tuple(unknown))
     if unknown:
-        _write(storage, Record(arrays))
+        _write(storage, Record(arrays, None if known is None else known.metadata))
     lines += [Line("=", name) for name in unknown]
     return Kept(tuple(lines), added=len(unknown))
 

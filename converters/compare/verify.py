@@ -15,7 +15,7 @@ from maxmig.converters import transfers
 from maxmig.converters.compare import gaps, pairs, record, replan, views
 from maxmig.converters.compare.verdicts import Line, Proof, Tolerance
 from maxmig.converters.compare.views import Reader, View
-from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
+from maxmig.converters.leaves import STRING, DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage import files, orbax, orbax_tree
 from maxmig.converters.storage.base import Storage
 from maxmig.converters.transfers import Conversion, Made
@@ -59,6 +59,7 @@ def conversion(
             for item in planned.made
             if spell(item.target) not in wrong and mode == "full"
         ]
+        lines += _strings(planned, result, wrong)
     lines.sort(key=lambda line: trees.natural_key(line.path))
     return Proof(tuple(lines), notes=tuple(planned.notes), values=mode != "none")
 
@@ -99,7 +100,8 @@ def checkpoints(
     from maxmig.converters.compare import diff, random_state
 
     shared = _unseen(result.storage, source.storage) if mode != "none" else ()
-    options = replan.recorded(result, source)
+    trained = (result.own.get("converted_from") or {}).get("trained")
+    options = {} if trained else replan.recorded(result, source)  # a run's tree is its own
     if document is not None:
         held = getattr(result.storage, "container", "orbax")
         container = "safetensors" if held == "file" else held
@@ -178,7 +180,8 @@ def _left_out(planned: Conversion, source: "Checkpoint") -> Iterator[str]:
     fates = {entry.path: entry.what for entry in planned.accounting.fates}
     found: dict[str, list[str]] = {}
     for path, at in source.places.items():
-        if at not in taken:
+        text = source.leaves[path].dtype == STRING and fates.get(path, "").startswith("kept")
+        if at not in taken and not text:
             found.setdefault(fates.get(path, "left out"), []).append(path)
     for what, paths in found.items():
         yield f"{len(paths):,} leaves of the source, such as {paths[0]}: {what}"
@@ -234,6 +237,14 @@ def _values(
                 yield Line("~", line.path, detail, elements=line.elements)
             else:
                 yield line
+
+
+def _strings(planned: Conversion, result: Storage, wrong: Collection[str]) -> Iterator[Line]:
+    for path, text in planned.strings.items():
+        if (name := spell(path)) not in wrong:
+            same = result.strings[path] == text
+            told = "" if same else f"expected {text!r}, got {result.strings[path]!r}"
+            yield Line("=" if same else "*", name, told)
 
 
 def _made(item: Made, result: Storage) -> Line:

@@ -100,16 +100,26 @@ def finish(
 ) -> None:
     """Puts a tree in place; an old one goes only when the new one is there.
 
+    Where a directory of steps has appeared meanwhile (other steps are converted at the same time),
+    the step goes into it.
+
     Raises:
         Taken: something else is there now.
         CheckpointError: the disk did not take what was written.
     """
-    target = slot(destination, step)
-    made = temporary if target == destination else temporary / str(step)
-    if _exists(target) and not overwrite:
-        raise _taken(target)  # with the journal, so that --resume goes on
-    shutil.rmtree(temporary / journal.FOLDER, ignore_errors=True)
-    place(made, target, overwrite=overwrite, fsync=fsync)
+    while True:
+        target = slot(destination, step)
+        made = temporary if target == destination else temporary / str(step)
+        old = _exists(target)
+        if old and not overwrite:
+            raise _taken(target)  # with the journal, so that --resume goes on
+        shutil.rmtree(temporary / journal.FOLDER, ignore_errors=True)
+        try:
+            place(made, target, overwrite=old, fsync=fsync)  # never what is there only since
+            break
+        except Taken:
+            if slot(destination, step) == target and not overwrite:
+                raise
     if made != temporary:
         remove(temporary)
 

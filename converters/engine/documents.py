@@ -74,7 +74,7 @@ def tree(
     """The files that tell the tree, by name; where several items hold it, in a folder for each."""
     source = conversion.storage if isinstance(conversion.storage, orbax.Orbax) else None
     entries = source.told.entries if source else {}
-    neutral = shardings.replicated([entry.sharding for entry in entries.values()])
+    neutral = shardings.replicated([e.sharding for e in entries.values() if e.key_impl is None])
     arrays: dict[DiskPath, orbax_tree.Stored] = {}
     for route in chosen:
         entry = _entry(route, source, entries)
@@ -86,9 +86,10 @@ def tree(
         entry = _made_entry(item, neutral)
         arrays[item.target] = orbax_tree.Stored(entry, array.stored, array.inner)
     kinds = {tuple(path): kind for path, kind in conversion.spelling.get("holes", ())}
+    strings = conversion.strings
     if not conversion.items:
         return orbax_tree.documents(
-            arrays, conversion.holes, ocdbt=ocdbt, zarr=version, kinds=kinds
+            arrays, conversion.holes, ocdbt=ocdbt, zarr=version, kinds=kinds, strings=strings
         )
     found: dict[str, bytes] = {}
     for part in conversion.items:
@@ -100,6 +101,7 @@ def tree(
             ocdbt=ocdbt,
             zarr=version,
             kinds={path[1:]: kind for path, kind in kinds.items() if path[0] == part},
+            strings={path[1:]: text for path, text in strings.items() if path[0] == part},
         )
         found |= {f"{part}/{name}": data for name, data in told.items()}
     return found
@@ -111,7 +113,7 @@ def _entry(
     transfer = route.transfer
     impl = transfer.leaf.impl
     if source is None:
-        return orbax_tree.Entry(orbax_tree.JAX if impl else orbax_tree.NUMPY, impl)
+        return _of_file(impl)
     mine = [entries[path] for path in transfer.sources]
     kinds = {entry.kind for entry in mine}
     if isinstance(transfer.op, ops.Same):
@@ -121,18 +123,23 @@ def _entry(
             plain = transfer.number or transfer.leaf.dtype in _PYTHON
             kind = orbax_tree.SCALAR if plain else array
     else:
-        kind = orbax_tree.JAX if orbax_tree.JAX in kinds else orbax_tree.NUMPY
+        kind = orbax_tree.JAX if impl or orbax_tree.JAX in kinds else orbax_tree.NUMPY
     told = [entry.sharding for entry in mine]
     rank = source.rank(transfer.sources[0])
     sharding = shardings.of(transfer.op, told, rank) if kind == orbax_tree.JAX else None
-    return orbax_tree.Entry(kind, impl, sharding)
+    return orbax_tree.Entry(kind, impl, sharding or (shardings.ALONE if impl else None))
 
 
 def _made_entry(item: Made, sharding: str | None) -> orbax_tree.Entry:
     impl = item.leaf.impl
-    if impl or sharding:
-        return orbax_tree.Entry(orbax_tree.JAX, impl, sharding)
-    return orbax_tree.Entry(orbax_tree.NUMPY)
+    return orbax_tree.Entry(orbax_tree.JAX, impl, sharding) if sharding else _of_file(impl)
+
+
+def _of_file(impl: str | None) -> orbax_tree.Entry:
+    """An array of which nobody told how it was sharded."""
+    if impl is None:
+        return orbax_tree.Entry(orbax_tree.NUMPY)
+    return orbax_tree.Entry(orbax_tree.JAX, impl, shardings.ALONE)
 
 
 def step(conversion: Conversion, others: Iterable[str]) -> bytes:

@@ -1,7 +1,7 @@
 """Results that are one file: msgpack and safetensors, written in place box by box."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,9 @@ class FlatTarget:
             self._parts = [(0, head)]
         else:
             parts, places, self._size = msgpack.header_of(
-                leaves, conversion.holes, conversion.spelling
+                leaves, conversion.holes, conversion.spelling, conversion.strings
             )
-            self._parts = list(msgpack.parts_joined(parts))
+            self._parts = list(_joined(parts))
         self._arrays = {
             orbax_tree.name_of(path): (leaves[path], pieces) for path, pieces in places.items()
         }
@@ -132,3 +132,17 @@ def slabs(conversion: Conversion, path: Any, limit: int) -> tuple[int, ...]:
         chunk = rows(leaf, limit)
         return (chunk[0], *leaf.shape[1:])
     return rows(leaf, limit)
+
+
+def _joined(parts: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Neighbouring parts together, so that few writes are needed."""
+    place, held = 0, b""
+    for at, data in parts:
+        if at == place + len(held) and len(held) < 1 << 16:
+            held += data
+            continue
+        if held:
+            yield place, held
+        place, held = at, data
+    if held:
+        yield place, held

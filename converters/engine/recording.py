@@ -7,6 +7,7 @@ decoded for verification; else it has none.
 
 from typing import TYPE_CHECKING, Any
 
+from maxmig.converters import casts
 from maxmig.converters.compare import record
 from maxmig.converters.compare.record import Record, Sums
 from maxmig.converters.engine import documents, routes
@@ -106,6 +107,10 @@ class Recording:
                 arrays[(name,) if self._flat else path] = Sums(
                     leaf, chunk, tuple(found[at] for at in range(total))
                 )
+        for path, text in self._todo.conversion.strings.items():
+            leaf = Leaf.of_text(text)
+            told = (record.checksum(casts.letters(text)),) if text else ()
+            arrays[path] = Sums(leaf, tuple(max(1, size) for size in leaf.shape), told)
         return Record(arrays)
 
     def write(self, items: str, *name: str) -> None:

@@ -6,6 +6,17 @@ from typing import Any
 
 from maxmig.converters import ops, transfers
 
+# On the first device, of whatever kind: Orbax restores random keys, without a target, only so.
+ALONE = json.dumps(
+    {
+        "sharding_type": "NamedSharding",
+        "shape": [1],
+        "axis_names": ["device"],
+        "partition_spec": [],
+        "device_mesh": {"mesh": [{"id": 0}]},
+    }
+)
+
 
 def of(op: transfers.Op, told: Sequence[str | None], rank: int) -> str | None:
     """The sharding of a result, as Orbax writes it, from those of its sources.

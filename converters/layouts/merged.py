@@ -4,7 +4,7 @@ NNX keeps parameters, batch statistics, caches and random state side by side in 
 of its variables are not written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from maxmig.converters import leaves, names
 from maxmig.converters.layouts.facts import is_random
@@ -45,6 +45,29 @@ def classify(
         else:
             sections[keys] = "params"
     return sections
+
+
+def untrained(
+    sections: Mapping[DiskPath, str], moments: frozenset[DiskPath], told: Mapping[str, str]
+) -> Iterator[str]:
+    """A note on what is taken for parameters, although the optimizer has nothing for it.
+
+    In a tree that NNX wrote a parameter that a mask left out has a place there, without an array.
+
+    Args:
+        sections: what each leaf is taken for.
+        moments: the keys that the optimizer has places for.
+        told: {model path: collection}, as a person says.
+    """
+    found = [keys for keys, name in sections.items() if name == "params" and keys not in moments]
+    lost = [path for path in map(names.canonical, found) if path not in told]
+    if lost and moments:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        yield (
+            f"{', '.join(lost[:4])}{more}: taken for parameters, although the optimizer has no "
+            "state for them, as it has for others. Where a variable is no parameter, say so in a "
+            f"mapping file: `collections: {{{lost[0]}: cache}}`"
+        )
 
 
 def _of_norm(keys: DiskPath) -> bool:

@@ -1,7 +1,7 @@
 """Reads a tree through a layout's table: what each of its leaves is, or what is wrong with it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Reader:
                     self._empty.append((keys[len(table.params) :], path, leaf))
             else:
                 rest.append((path, keys, leaf))
-        self._model(model, state)
+        self._model(model, state, bare.wrapped)
         for path, keys, leaf in rest:
             self._other(path, keys, leaf)
         self._holes(state)
@@ -110,12 +110,16 @@ class Reader:
         self,
         model: Mapping[DiskPath, tuple[DiskPath, Leaf]],
         state: Mapping[DiskPath, object],
+        wrapped: Collection[str],
     ) -> None:
         sections = dict.fromkeys(model, "params")
         if self.table.collections == "merged":
             moments = _suffixes(state, model)
             found = {keys: leaf for keys, (_, leaf) in model.items()}
-            sections = merged.classify(found, moments, self.hints.collections, self.problems)
+            told = self.hints.collections
+            sections = merged.classify(found, moments, told, self.problems)
+            if {"params", "opt_state"} <= set(wrapped) and self.known is None:
+                self.notes += merged.untrained(sections, moments, told)
         other = self.table.rename(model) if self.table.rename else {}
         for keys, (path, leaf) in model.items():
             name = names.canonical(keys, self.lists)

@@ -9,8 +9,8 @@ from maxmig.converters import accounting, ops, stacks
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import INFERRED, Checkpoint
 from maxmig.converters.layouts import Form, Layout, Written
-from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import back, derive, rules
+from maxmig.converters.leaves import STRING, Leaf
+from maxmig.converters.mapping import auto, back, derive, rules
 from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import Item, State
 from maxmig.converters.transfers import Conversion, Made, Transfer
@@ -31,7 +31,7 @@ class Builder:
     named: bool = False  # whether the optimizer was
 
     def conversion(self, custom: dict[str, Any], seed: int) -> Conversion:
-        transfers, made, holes = [], [], {}
+        transfers, made, holes, strings = [], [], {}, {}
         numbers = (self.source.own.get("origin") or {}).get("numbers", ())
         step = _step_number(self.source)
         for at, path in self.written.items():
@@ -49,6 +49,9 @@ class Builder:
             sources = tuple(self.source.places[name] for name in item.sources)
             stored = [self.source.tree[source] for source in sources]
             made_of = item.op.result([each for each in stored if isinstance(each, Leaf)])
+            if STRING in {each.dtype for each in stored if isinstance(each, Leaf)}:
+                strings[at] = self._text(path, item)
+                continue
             cast = leaf.dtype != made_of.dtype
             transfers.append(Transfer(at, leaf, sources, item.op, cast, path in numbers))
         return Conversion(
@@ -57,6 +60,7 @@ class Builder:
             transfers=tuple(transfers),
             accounting=_account(self.source, self.state),
             made=tuple(made),
+            strings=strings,
             holes=holes,
             container=self.container,
             metadata=custom,
@@ -64,6 +68,14 @@ class Builder:
             notes=(*self._known(), *self.state.notes, *self._same()),
             items=self._items(),
         )
+
+    def _text(self, path: str, item: Item) -> str:
+        if not isinstance(item.op, ops.Same):
+            raise errors.ConvertError(
+                f"{path}: a string, which cannot be stacked, cut or joined; leave it out (a "
+                "`drop:` rule in a mapping file, or --params-only)"
+            )
+        return self.source.storage.strings[self.source.places[item.sources[0]]]
 
     def _known(self) -> tuple[str, ...]:
         """The source's notes, but for what an optimizer that was named tells."""
@@ -180,6 +192,8 @@ def metadata(
         own.pop("stacks", None)
     if axis is not None:
         own["param_scan_axis"] = axis
+    if any(isinstance(rule, rules.Stack | rules.MoveAxis) for rule in done):
+        own[auto.BESIDE] = 0
     if target.name != source.layout.name:
         own["origin"] = {
             "layout": source.layout.name,

@@ -4,7 +4,6 @@ Nothing is guessed: where a name does not tell, the error says which rule to wri
 """
 
 import dataclasses
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,13 +12,12 @@ from maxmig import errors, trees
 from maxmig.converters import axes, stacks
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import normed, relayouts, rules, shaped, steps
+from maxmig.converters.mapping import levels, normed, relayouts, rules, shaped, steps
 from maxmig.converters.mapping.rules import Rule, Where
 from maxmig.converters.mapping.state import State
 
-_PLURAL = re.compile(r".*[^s]s")
+BESIDE = "collection_scan_axis"  # in the metadata: where conversions stacked what is no parameter
 _NUMBERED = re.compile(r"(.+)_(\d+)")
-_SCANNED = re.compile(r"(?!.*_\d+_\d+$)Scan\w+_\d+")  # ScanBlock_0_1 is one layer of ScanBlock_0
 
 
 def layers(state: State, source: Layout, target: Layout) -> tuple[Rule, ...]:
@@ -94,7 +92,7 @@ def lists(state: State) -> tuple[Rule, ...]:
     for at, whole in _numbered(state.params).items():
         name = at.rpartition("/")[2]
         kind = re.sub(r"_\d+(?=/|$)", r"_\\d+", re.escape(at).replace(r"\-", "-"))
-        if name in ("layers", *stacks.NAMES) or (whole and _PLURAL.fullmatch(name)):
+        if name in ("layers", *stacks.NAMES) or (whole and shaped.PLURAL.fullmatch(name)):
             found[kind].append(at)
         elif whole and at not in state.lists:
             names[f"{name}_{{}}"] = None
@@ -135,6 +133,7 @@ def scan(
     axis: int | None,
     source_axis: int | None,
     known: bool = False,
+    beside: int | None = None,
 ) -> tuple[tuple[Rule, ...], int | None]:
     """Rules that stack layers or take them apart, and the layer axis of the result.
 
@@ -147,6 +146,7 @@ def scan(
         axis: the layer axis of the result; None keeps the source's, or takes the default.
         source_axis: the layer axis of the source, where it is known; None tells it from the shapes.
         known: only stacks with known names.
+        beside: the layer axis of what follows no parameter, where the metadata tell it.
 
     Raises:
         ConvertError: what is to be stacked, or on which axis it is, cannot be told.
@@ -157,24 +157,22 @@ def scan(
     stacked = steps.containers(owners, scanned=True)
     listed = steps.containers(owners, scanned=False)
     leaves = {path: item.leaf for path, item in state.items.items() if path[:7] == "params/"}
-    if scan and not known and (left := shaped.sequentials(leaves, listed)):
-        listed = [at for at in listed if at not in left]
-        told = ", ".join(f"{at}_{{}}" for at in left)
-        state.notes.append(f"{told}: left apart: single layers, with gaps or of several shapes")
-    on = {} if known or (scan and listed) else _unnamed(leaves, stacked, source_axis, state)
+    if scan and not known:
+        listed = _layered(leaves, listed, state)
+    every = state.leaves()
+    on = {} if known or (scan and listed) else _unnamed(state, stacked, listed, source_axis, scan)
     if stacked:
-        held = {p: p[7:] for p in leaves if stacks.scanned(p[7:]) is not None}
-        source_axis = axes.told_axis(leaves, held, source_axis, state.notes)
-        on |= dict.fromkeys(stacked, source_axis)
+        needed = not scan or axis is not None or bool(listed)
+        source_axis = _stacked_on(every, stacked, source_axis, state, needed=needed)
+        on |= {} if source_axis is None else dict.fromkeys(stacked, source_axis)
     elif on:
         source_axis = next(iter(on.values()))
     if scan is False:
-        inside = {path[7:]: leaf for path, leaf in leaves.items()}
         if not on and not listed and not known:
             _none(leaves, state, "--no-scan")
-        apart = (_apart(inside, "", [at], own, known) for at, own in on.items())
-        every = itertools.chain.from_iterable(apart)
-        return tuple(_within(rule, leaves) for rule in every), source_axis
+        return _apart(every, on, known, beside), source_axis
+    if stacked and source_axis is None:
+        return (), None  # all stays where it is, so that its axis need not be known
     result = axis if axis is not None else source_axis if on else axes.DEFAULT_AXIS
     assert result is not None
     found: list[Rule] = []
@@ -186,21 +184,91 @@ def scan(
         found += [rules.Stack(f"{at}_{{}}", at, result) for at in listed]
     elif not on and not known:
         _none(leaves, state, "--scan-axis", listed)
-    if moved := [at for at, own in on.items() if own != result]:
-        _refuse_nested(leaves, moved)
-        found += [rules.MoveAxis(at, on[at], result) for at in moved]
+    found += _moved(every, on, result, beside)
     return tuple(_within(rule, leaves) for rule in found), result
 
 
+def _layered(leaves: Mapping[str, Leaf], listed: list[str], state: State) -> list[str]:
+    """Those of the stacks whose layers are apart that are no Sequential's; says what is left."""
+    left = shaped.sequentials(leaves, listed)
+    if left:
+        told = ", ".join(f"{at}_{{}}" for at in left)
+        state.notes.append(f"{told}: left apart: single layers, with gaps or of several shapes")
+    found = [at for at in listed if at not in left]
+    others = [at for at in _groups(leaves, blocks=True) if at not in listed] if found else []
+    if others:
+        told = ", ".join(f"{at}_{{}}" for at in others)
+        state.notes.append(
+            f"{told}: left apart: no known name of a stack; if they are layers, say `- {{stack: "
+            f"'{others[0]}_{{}}', to: {others[0]}, axis: 0}}` in a mapping file (start from `ckpt "
+            "map`)"
+        )
+    return found
+
+
+def _apart(
+    leaves: Mapping[str, Leaf], on: Mapping[str, int], known: bool, beside: int | None
+) -> tuple[Rule, ...]:
+    """Rules that take stacks apart on all levels."""
+    for at, axis in on.items():
+        levels.check_collections(leaves, at, axis, beside)
+        levels.check_shared(leaves, at, axis)
+    params = {path: leaf for path, leaf in leaves.items() if path[:7] == "params/"}
+    return tuple(_within(rule, params) for rule in levels.apart(leaves, on, known=known))
+
+
+def _moved(
+    leaves: Mapping[str, Leaf], on: Mapping[str, int], axis: int, beside: int | None
+) -> list[Rule]:
+    """Rules that move the layers of stacks that are not on an axis yet."""
+    moved = [at for at, own in on.items() if own != axis]
+    params = {path: leaf for path, leaf in leaves.items() if path[:7] == "params/"}
+    _refuse_nested(params, moved)
+    for at in moved:
+        levels.check_collections(leaves, at, on[at], beside)
+    return [rules.MoveAxis(at, on[at], axis) for at in moved]
+
+
+def _stacked_on(
+    leaves: Mapping[str, Leaf], stacked: list[str], known: int | None, state: State, *, needed: bool
+) -> int | None:
+    """The layer axis of stacks with known names; None if nothing tells it and it is not needed."""
+    try:
+        return axes.told_axis(leaves, stacked, known, state.notes)
+    except errors.ConvertError:
+        if needed or known is not None:
+            raise
+        return None
+
+
 def _unnamed(
-    leaves: Mapping[str, Leaf], stacked: list[str], axis: int | None, state: State
+    state: State, stacked: list[str], listed: list[str], axis: int | None, scan: bool | None
 ) -> dict[str, int]:
-    """The stacks that have no known name, and their layer axes; says which they are."""
-    inside = {path[7:]: leaf for path, leaf in leaves.items()}
-    rest = [owner for owner in inside if stacks.scanned(owner) is None]
-    named = _scan_named(rest)
-    found = dict.fromkeys(named, _auto_axis(leaves, named, axis)) if named else {}
-    looking = shaped.find(inside, [*stacked, *named], axis)
+    """The stacks that have no known name, and their layer axes; says which they are.
+
+    What was taken apart before, and what is in a layer that is apart, is none.
+    """
+    every = state.leaves()
+    params = {path: leaf for path, leaf in every.items() if path[:7] == "params/"}
+    inside = {path[7:]: leaf for path, leaf in params.items()}
+    named = levels.scan_named(owner for owner in inside if stacks.scanned(owner) is None)
+    found: dict[str, int] = {}
+    if named:
+        fits = axis is not None and axis in axes.evident_axes(every, named, (axis,))
+        found = dict.fromkeys(named, axes.told_axis(every, named, axis if fits else None, []))
+    cut = [path[7:] for path in params if any(w[:8] == "unstack " for w in state.items[path].why)]
+    looking = shaped.find(inside, [*stacked, *named, *cut], axis, apart=listed)
+    groups = _groups(params, blocks=True)
+    parts = [at for at in looking if any(re.match(rf"{re.escape(g)}_\d+/", at) for g in groups)]
+    if parts and not scan:
+        raise errors.ConvertError(
+            f"{parts[0]}: looks like a stack of layers, but is a part of layers that are apart "
+            f"({', '.join(f'{at}_{{}}' for at in groups)}); if it is a stack, say it in a mapping "
+            f"file (start from `ckpt map`), `- {{unstack: {parts[0]}, to: '{parts[0]}_{{}}', axis: "
+            f"{looking[parts[0]]}}}`, else leave the option out"
+        )
+    for at in parts:
+        del looking[at]
     for at, own in looking.items():
         state.notes.append(
             f"{at}: taken for a stack of layers on axis {own}, as its shapes tell; if it is none, "
@@ -243,39 +311,6 @@ def _within(rule: Rule, leaves: Mapping[str, Leaf]) -> Rule:
     return dataclasses.replace(rule, axis=min(rule.axis, last))
 
 
-def _apart(
-    leaves: Mapping[str, Leaf], prefix: str, stacked: list[str], axis: int, known: bool
-) -> list[Rule]:
-    """Rules that take stacks apart, and the stacks in their layers after them.
-
-    Args:
-        leaves: parameters by their paths below the prefix.
-        prefix: of the layer that the stacks are in.
-        stacked: their paths below the prefix.
-        axis: that of their layers.
-        known: only stacks with known names.
-    """
-    found: list[Rule] = [rules.Unstack(prefix + at, f"{prefix}{at}_{{}}", axis) for at in stacked]
-    for at in stacked:
-        layer: dict[str, Leaf] = {}
-        count = 0
-        for owner, leaf in leaves.items():
-            if owner.startswith(f"{at}/") and leaf.shape:
-                place = min(axis, len(leaf.shape) - 1)
-                count = leaf.shape[place]
-                rest = leaf.shape[:place] + leaf.shape[place + 1 :]
-                layer[owner[len(at) + 1 :]] = leaf.reshaped(rest)
-        inner = steps.containers(list(layer), scanned=True)
-        held = {f"params/{path}": leaf for path, leaf in layer.items()}
-        if inner:
-            own = _inner_axis(held, axis)
-        elif inner := ([] if known else _scan_named(layer)):
-            own = _auto_axis(held, inner, axis)
-        for index in range(count if inner else 0):
-            found += _apart(layer, f"{prefix}{at}_{index}/", inner, own, known)
-    return found
-
-
 def remembered(found: tuple[Rule, ...]) -> tuple[Rule, ...]:
     """The rules of layers whose way back no name tells: stacks in the layers of others, stacks of
     other names, numbers that are filled with zeros; none if there is no such.
@@ -293,13 +328,6 @@ def remembered(found: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return () if all(map(told, found)) else found
 
 
-def _inner_axis(leaves: Mapping[str, Leaf], outer: int) -> int:
-    """The layer axis of stacks in a layer: that of the stack around it, or what the shapes tell."""
-    held = {path: path[7:] for path in leaves if stacks.scanned(path[7:]) is not None}
-    known = outer if outer in axes.evident_axes(leaves, held, (outer,)) else None
-    return axes.told_axis(leaves, held, known, [])
-
-
 def _refuse_nested(leaves: Mapping[str, Leaf], stacked: list[str]) -> None:
     for path in leaves:
         for at in stacked:
@@ -309,39 +337,6 @@ def _refuse_nested(leaves: Mapping[str, Leaf], stacked: list[str]) -> None:
                     f"{path}: the layer axis of stacks in stacks cannot be moved; take the layers "
                     "apart first (--no-scan), then stack them on the axis (--scan --scan-axis)"
                 )
-
-
-def _scan_named(owners: Iterable[str]) -> list[str]:
-    """Stacks that Linen's nn.scan named by itself: `ScanBlock_0`."""
-    found: dict[str, None] = {}
-    for owner in owners:
-        segments = owner.split("/")
-        for place, segment in enumerate(segments[:-1]):
-            if _SCANNED.fullmatch(segment):
-                found["/".join(segments[: place + 1])] = None
-                break
-    return list(found)
-
-
-def _auto_axis(leaves: Mapping[str, Leaf], at: list[str], known: int | None) -> int:
-    inside = [
-        leaf.shape for path, leaf in leaves.items() for a in at if path[7:].startswith(a + "/")
-    ]
-
-    def agree(axis: int) -> bool:
-        return len({shape[min(axis, len(shape) - 1)] if shape else -1 for shape in inside}) == 1
-
-    if known is not None and agree(known):
-        return known
-    last = max((len(shape) for shape in inside), default=0) - 1
-    fits = [axis for axis in (0, 1) if agree(axis)]
-    fits = fits or [axis for axis in range(2, last + 1) if agree(axis)]
-    if len(fits) == 1:
-        return fits[0]
-    raise errors.ConvertError(
-        f"{', '.join(at)}: the shapes do not tell on which axis the layers are (axes on which all "
-        f"agree: {fits or 'none'}); name it with --from-scan-axis"
-    )
 
 
 def _siblings(leaves: Mapping[str, Leaf], *, stacked: bool) -> list[str]:

@@ -24,6 +24,8 @@ def origin(source: Checkpoint, target: Layout, scan: bool | None) -> dict[str, A
     found = source.own.get("origin")
     if not isinstance(found, Mapping) or found.get("layout") not in layouts.LAYOUTS:
         return None
+    if found["layout"] == source.layout.name == target.name:  # a run saved it in that layout again
+        return None
     if scan is not None:  # what puts layers together is no way to layers that are apart
         against = "unstack" if scan else "stack"
         if any(against in rule for rule in found.get("rules") or []):

@@ -9,7 +9,16 @@ from maxmig.converters import axes, ops, stacks
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import derive, relayouts, rules, steps, strictly, traced
 from maxmig.converters.mapping.rules import Rule
-from maxmig.converters.mapping.state import Item, State, Tree, apply, forest, nodes, with_node
+from maxmig.converters.mapping.state import (
+    Item,
+    State,
+    Tree,
+    alone,
+    apply,
+    forest,
+    nodes,
+    with_node,
+)
 
 _PLACE = re.compile(r"/\d+(?:/|$)")
 ZERO = "zero, as it must be: NNX has no place for it"
@@ -174,7 +183,8 @@ def _one(state: State, rule: Rule, problems: list[str]) -> None:
         case _:
             if isinstance(rule, rules.Layer) and rule.kind in relayouts.KINDS:
                 _extra(state, rule, problems)
-            for tree in forest(state):
+            one_field = isinstance(rule, rules.Keys) and rule.where.collection is not None
+            for tree in (*forest(state), *(alone(state) if one_field else ())):
                 if not _meant(rule, tree):
                     continue
                 found, wrong = steps.of(rule, tree)

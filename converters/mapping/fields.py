@@ -13,7 +13,7 @@ from maxmig.converters import skeletons
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout
 from maxmig.converters.layouts.facts import AUTO_NAME
-from maxmig.converters.leaves import Leaf
+from maxmig.converters.leaves import STRING, Leaf
 from maxmig.converters.mapping.state import State
 
 BESIDE, MODEL = "beside", "model"
@@ -99,7 +99,8 @@ def _beside(
         elif name in _COLLECTIONS:
             field = False
         else:
-            known = set(held) == _DYNAMIC_SCALE or (trained and _copies(held, sections))
+            text = any(leaf.dtype == STRING for leaf in held.values())  # no variable is one
+            known = set(held) == _DYNAMIC_SCALE or (trained and _copies(held, sections)) or text
             field = known or (trained and _elsewhere(held, modules))
             if trained and not known:
                 what = "kept beside the model" if field else "taken for variables of the model"

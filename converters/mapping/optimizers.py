@@ -3,13 +3,17 @@
 An NNX tree has no trace of empty states at the end of a chain; `tx.init` tells them.
 """
 
+import dataclasses
 import importlib
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors, trees
 from maxmig.converters import skeletons
+from maxmig.converters.layouts import Form, Layout
+from maxmig.converters.leaves import Hole
 from maxmig.converters.mapping.state import State
 
 
@@ -37,8 +41,37 @@ def skeleton(told: Any, state: State) -> skeletons.Skeleton:
         raise errors.ConvertError(
             "the optimizer that was named does not fit the state that is stored:\n  "
             + "\n  ".join(lines)
+            + _no_parameter(wanted - held, held, params)
         )
     return told
+
+
+def _no_parameter(missing: set[str], held: set[str], params: Iterable[str]) -> str:
+    """What to say where all that is missing is of parameters that have nothing in the state."""
+    bare = set(params) - {end for path in held for end in _ends(path)}
+    named = [
+        next((end for end in _ends(path) if end in bare), None) for path in trees.sort(missing)
+    ]
+    if not held or None in named or not named:
+        return ""
+    return (
+        f"\nIf a variable such as {named[0]} is no parameter, say so in a mapping file: "
+        f"`collections: {{{named[0]}: cache}}`"
+    )
+
+
+def _ends(path: str) -> Iterator[str]:
+    """What follows each slash of a path."""
+    return (path[at + 1 :] for at, letter in enumerate(path) if letter == "/")
+
+
+def empty(form: Form | None, target: Layout, state: State) -> Form | None:
+    """The form, in which an optimizer that keeps nothing at all is None, as Orbax writes it."""
+    place, style = getattr(target, "opt_state", None), getattr(target, "style", None)
+    if state.skeleton is not None or not place or style is None or not style.holes:
+        return form
+    form = form or Form()
+    return dataclasses.replace(form, holes={**(form.holes or {}), place: Hole.NONE})
 
 
 def _imported(name: str) -> Any:

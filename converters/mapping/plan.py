@@ -20,6 +20,7 @@ from maxmig.converters.mapping import (
     restack,
     rules,
     steps,
+    unfollowed,
     values,
 )
 from maxmig.converters.mapping.files import Document
@@ -138,6 +139,7 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     typed = values.typed_keys(state, chosen.key_impl)
     origin = back.origin(source, target, chosen.scan) if document is None else None
     done, axis, scanning = _carried(source, target, state, document, origin, chosen)
+    unfollowed.check(state, done, same_layout=target.name == source.layout.name)
     values.randomness(state, target, chosen.random, origin)
     values.cast(state, chosen.dtype)
     if chosen.container == "msgpack":
@@ -145,6 +147,8 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     values.check_zeros(source, state)
     form = _form(source, target, state, origin, done, rescanned=bool(scanning))
     form = _raw_scales(_listed(form, state), source, target, state, done)
+    if told is not None and not chosen.params_only and chosen.container == "orbax":
+        form = optimizers.empty(form, target, state)
     beside = document.fields if document is not None else {}
     form = fields.form(form, source, target, state, beside)
     form = flat.form(form, target, chosen.container, source)
@@ -199,7 +203,8 @@ def _carried(
     if own:
         axis = own[-1].axis
     else:
-        scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, source_axis=axis)
+        known = {"source_axis": axis, "beside": source.own.get(auto.BESIDE)}
+        scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, **known)
     scanning = carry.out(state, scanning)
     done += scanning
     if target.family == "nnx":

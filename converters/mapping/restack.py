@@ -40,11 +40,26 @@ def on(
     axis: int | None = None,
     source_axis: int | None = None,
     todo: Sequence[Rule] = (),
+    beside: int | None = None,
 ) -> int | None:
-    """The same of a state that is changed; `todo` are a user's rules, carried out first."""
+    """The same of a state that is changed.
+
+    Args:
+        state: is changed.
+        scan: stack the layers, take them apart, or None: leave them.
+        axis: the layer axis of the result; None keeps the source's, or takes the default.
+        source_axis: the layer axis of the source, where it is known; None tells it from the shapes.
+        todo: a user's rules, carried out first.
+        beside: the layer axis of what follows no parameter, where it is known.
+
+    Raises:
+        ConvertError: layers are missing or differ, or a leaf does not follow its parameter.
+    """
     done = carry.out(state, todo, strict=True)
     source_axis = axis_after(done, source_axis)
-    scanning, found = auto.scan(state, scan=scan, axis=axis, source_axis=source_axis, known=True)
+    scanning, found = auto.scan(
+        state, scan=scan, axis=axis, source_axis=source_axis, known=True, beside=beside
+    )
     carry.out(state, scanning)
     return found
 

@@ -1,9 +1,12 @@
 """Stacks of layers that no name tells: subtrees in which everything has one axis more.
 
-`scale` of a norm, and `bias` beside a kernel, have one axis in a single layer. Where they have two,
-and one axis is equally long in all that is in a subtree, that is the layers' axis.
+`scale` of a norm, and `bias` beside a kernel, have one axis in a single layer, and kernels two.
+Where all have one more, and one axis is equally long in all that is in a subtree, that is the
+layers' axis. A norm over two axes, alone or beside kernels of one layer, is no stack, and the scale
+of a quantised kernel is no norm's.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
@@ -11,31 +14,64 @@ from maxmig import errors, trees
 from maxmig.converters import stacks
 from maxmig.converters.leaves import Leaf
 
+PLURAL = re.compile(r".*[^s]s")  # a list's or a stack's name: `blocks`
 
-def find(leaves: Mapping[str, Leaf], outside: Collection[str], known: int | None) -> dict[str, int]:
+
+def find(
+    leaves: Mapping[str, Leaf],
+    outside: Collection[str],
+    known: int | None,
+    apart: Collection[str] = (),
+) -> dict[str, int]:
     """The outermost stacks: {path of a subtree: layer axis}.
 
     Args:
         leaves: parameters by model path.
-        outside: subtrees that are stacks by their names.
+        outside: subtrees that are stacks by their names, and what else is in none.
         known: the layer axis, where it is known.
+        apart: stacks of known names whose layers are apart: these hold none.
 
     Raises:
         ConvertError: a subtree is a stack, but on more than one axis.
     """
+    gone = frozenset(outside)
     inside: dict[str, dict[str, Leaf]] = {}
     for path, leaf in leaves.items():
-        if not any(path.startswith(f"{at}/") for at in outside):
-            for place, letter in enumerate(path):
-                if letter == "/":
-                    inside.setdefault(path[:place], {})[path[place + 1 :]] = leaf
+        above = [path[:place] for place, letter in enumerate(path) if letter == "/"]
+        if path in gone or not gone.isdisjoint(above):
+            continue
+        whole, _ = (stacks.unscanned(path) if apart else None) or ("", 0)
+        depth = next((at.count("/") for at in apart if whole.startswith(f"{at}/")), len(above))
+        for at in above[:depth]:
+            inside.setdefault(at, {})[path[len(at) + 1 :]] = leaf
     found: dict[str, int] = {}
     for at in trees.sort(inside):
         if any(at.startswith(f"{outer}/") for outer in found):
             continue
         if axes := _axes(inside[at]):
-            found[at] = _one(at, axes, known)
+            found[_among(at, inside)] = _one(at, axes, known)
     return found
+
+
+def _among(at: str, inside: Mapping[str, Mapping[str, Leaf]]) -> str:
+    """Which of some modules is the stack, of which each but the last holds the next and no more.
+
+    Raises:
+        ConvertError: not just one of them has a plural name.
+    """
+    modules = [at]
+    while len(below := {path.partition("/")[0] for path in inside[modules[-1]]}) == 1:
+        if f"{modules[-1]}/{(name := next(iter(below)))}" not in inside:
+            break
+        modules.append(f"{modules[-1]}/{name}")
+    named = [module for module in modules if PLURAL.fullmatch(_name(module))]
+    if len(modules) == 1 or len(named) == 1:
+        return named[0] if len(modules) > 1 else at
+    raise errors.ConvertError(
+        f"{at}: looks like a stack of layers, but {' or '.join(modules)} may be the one; say it in "
+        f"a mapping file (start from `ckpt map`), `- {{unstack: {modules[-1]}, to: "
+        f"'{modules[-1]}_{{}}', axis: 0}}`"
+    )
 
 
 def sequentials(leaves: Mapping[str, Leaf], listed: Iterable[str]) -> list[str]:
@@ -69,11 +105,35 @@ def _axes(held: Mapping[str, Leaf]) -> list[int]:
         return []
     fits = [axis for axis in range(max(ranks)) if _agree(held, axis)]
     fits = [axis for axis in fits if axis < 2] or fits
-    modules = {path.rpartition("/")[0] for path in held}
-    norm = any(_name(path) == "scale" and len(leaf.shape) == 2 for path, leaf in held.items())
-    if norm:
+    if any(_is_weight(path) and len(leaf.shape) < 3 for path, leaf in held.items()):
+        return []  # a kernel of one layer
+    if _normed(held):
         return fits
+    modules = {path.rpartition("/")[0] for path in held}
     return [axis for axis in fits if len(modules) > 1 and _biased(held, axis)]
+
+
+def _is_weight(path: str) -> bool:
+    """Whether a leaf is a kernel, or the numbers of a quantised one."""
+    module, _, name = path.rpartition("/")
+    return name == "kernel" or (name == "qvalue" and _name(module) == "kernel")
+
+
+def _normed(held: Mapping[str, Leaf]) -> bool:
+    """Whether there is a norm whose scale has the layers' axis, beside a module with weights."""
+    modules: dict[str, dict[str, Leaf]] = {}
+    for path, leaf in held.items():
+        module, _, name = path.rpartition("/")
+        modules.setdefault(module, {})[name] = leaf
+    norms = {
+        module
+        for module, own in modules.items()
+        if "scale" in own
+        and own.keys() <= {"scale", "bias"}
+        and all(len(leaf.shape) == 2 for leaf in own.values())
+    }
+    rest = (leaf for m, own in modules.items() if m not in norms for leaf in own.values())
+    return bool(norms) and any(len(leaf.shape) > 2 for leaf in rest)
 
 
 def _agree(held: Mapping[str, Leaf], axis: int) -> bool:

@@ -92,6 +92,10 @@ class Tree:
         parameter = self.params.get(owner)
         return parameter is not None and parameter.shape == self.leaves[owner].shape
 
+    def path(self, owner: str) -> str:
+        """The canonical path of a leaf; a field of one array has no path in it."""
+        return f"{self.prefix}/{owner}" if owner else self.prefix
+
 
 def forest(state: State) -> list[Tree]:
     """All trees of a state; the parameters come first."""
@@ -113,6 +117,19 @@ def forest(state: State) -> list[Tree]:
         held = {name: state.items[f"{prefix}/{name}"].leaf for name in names}
         found.append(Tree(prefix, "moments", held, masked, params))
     return found
+
+
+def alone(state: State) -> list[Tree]:
+    """The leaves that are in no tree: fields of one array, and what the optimizer keeps beside
+    what follows the parameters.
+    """
+    held = {tree.path(owner) for tree in forest(state) for owner in tree.leaves}
+    rest: dict[str, dict[str, Leaf]] = {}
+    for path, item in state.items.items():
+        if path not in held:
+            section, _, owner = path.partition("/")
+            rest.setdefault(section, {})[owner] = item.leaf
+    return [Tree(name, "other", found, frozenset(), {}) for name, found in rest.items()]
 
 
 def nodes(
@@ -163,10 +180,10 @@ def apply(state: State, tree: Tree, steps: list[Step], problems: list[str]) -> N
                 f"have; they cannot become one leaf ({step.why})"
             )
             continue
-        items = [state.items[f"{tree.prefix}/{owner}"] for owner in step.sources]
-        taken |= {f"{tree.prefix}/{o}": i for o, i in zip(step.sources, items, strict=True)}
+        items = [state.items[tree.path(owner)] for owner in step.sources]
+        taken |= {tree.path(o): i for o, i in zip(step.sources, items, strict=True)}
         for target, op in step.targets.items():
-            path = f"{tree.prefix}/{target}"
+            path = tree.path(target)
             if path in made:
                 problems.append(f"{path}: two leaves would have this path ({step.why})")
                 continue
@@ -190,7 +207,7 @@ def _made(items: list[Item], op: Op, why: str) -> Item:
     told = tuple(dict.fromkeys([*(text for item in items for text in item.why), why]))
     if len(items) == 1:
         (item,) = items
-        if item.made is not None and not isinstance(op, ops.Same):
+        if item.made is not None and not isinstance(op, ops.Same | ops.Words):
             raise errors.ConvertError(f"it is made, not stored; nothing can be done to it ({why})")
         before, after = item.op, op
         if isinstance(after, ops.Same):

@@ -1,17 +1,19 @@
 """What happens to the numbers of a state, whatever their names: random state, keys, casts."""
 
 import dataclasses
+import re
 from typing import Any
 
 from maxmig import errors
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import KEY_WORDS, Leaf
-from maxmig.converters.mapping import assemble, carry, rules
+from maxmig.converters.mapping import assemble, carry, rules, steps
 from maxmig.converters.mapping.rules import Rule
-from maxmig.converters.mapping.state import Item, State
+from maxmig.converters.mapping.state import Item, State, alone, apply, forest
 
 POLICIES = ("derive", "keep", "drop")
+_CALLED = re.compile(r"(?:^|_)(?:rngs?|keys?)$")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -53,23 +55,45 @@ def typed_keys(state: State, impl: str | None) -> tuple[Rule, ...]:
     """
     if impl is not None and impl not in KEY_WORDS:
         raise errors.ConfigError(f"key_impl: expected one of {', '.join(KEY_WORDS)}, got {impl!r}")
-    raw = [
-        path
-        for path, item in state.items.items()
-        if path.startswith("aux/") and path.endswith("/key") and not item.leaf.is_key
-    ]
     if impl is None:
         return ()
-    if not raw:
-        raise errors.ConfigError("key_impl: expected raw words of random keys, but there are none")
-    return carry.out(state, [rules.Keys(rules.Where(".*/key", regex=True), impl)], strict=True)
+    named = _named_as_keys(state, impl)
+    raw = any(
+        path.startswith("aux/") and path.endswith("/key") and not item.leaf.is_key
+        for path, item in state.items.items()
+    )
+    if not raw and not named:
+        raise errors.ConfigError(
+            f"key_impl: expected raw words of random keys (uint32[..., {KEY_WORDS[impl]}] in "
+            "random state, or in a leaf or a field called rng or key), but there are none; a "
+            "`keys:` rule in a mapping file names others"
+        )
+    found = [rules.Keys(rules.Where(".*/key", regex=True), impl)] if raw else []
+    return carry.out(state, [*found, *named], strict=True)
+
+
+def _named_as_keys(state: State, impl: str) -> list[Rule]:
+    """A rule for each leaf beside the model that looks like words of a kind, and is called so."""
+    found: list[Rule] = []
+    for path, item in state.items.items():
+        section, _, owner = path.partition("/")
+        words = item.leaf.dtype == "uint32" and item.leaf.shape[-1:] == (KEY_WORDS[impl],)
+        called = any(_CALLED.search(name) for name in (section, path.rpartition("/")[2]))
+        if words and called and section not in ("params", "aux"):
+            found.append(rules.Keys(rules.Where(owner, collection=section), impl))
+    return found
 
 
 def as_words(state: State) -> None:
     """Random keys as their words, for a container that has no types for them."""
     kinds = sorted({str(item.leaf.impl) for item in state.items.values() if item.leaf.is_key})
+    problems: list[str] = []
     for impl in kinds:
-        carry.out(state, [rules.Keys(rules.Where(".*", regex=True), impl, raw=True)])
+        for tree in (*forest(state), *alone(state)):
+            rule = rules.Keys(rules.Where(".*", regex=True), impl, raw=True)
+            apply(state, tree, steps.of(rule, tree)[0], problems)
+    if problems:
+        raise errors.ConvertError("\n  ".join(problems))
     if kinds:
         state.notes.append(
             f"random keys ({', '.join(kinds)}) are written as their uint32 words: a msgpack file "

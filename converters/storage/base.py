@@ -1,6 +1,6 @@
 """What a container of arrays must be able to do: tell its tree, its chunks, and read boxes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,6 +53,10 @@ class Storage(Protocol):
     """
 
     url: str
+
+    @property
+    def strings(self) -> Mapping[DiskPath, str]:
+        """The texts of the leaves that are strings."""
 
     def tree(self) -> dict[DiskPath, Leaf | Hole]:
         """All leaves and holes with shapes and types, from metadata alone.

@@ -69,8 +69,14 @@ class Items(Orbax):
     @functools.cached_property
     def arrays(self) -> dict[DiskPath, zarr.Array]:
         """The metadata of all arrays."""
-        items = [(path[0], path[1:]) for path, entry in self.told.entries.items() if not entry.hole]
+        items = [(path[0], path[1:]) for path, entry in self.told.entries.items() if entry.stored]
         return {(name, *path): self.parts[str(name)].arrays[path] for name, path in items}
+
+    @functools.cached_property
+    def strings(self) -> dict[DiskPath, str]:
+        """The texts of the leaves that are strings, of all items."""
+        parts = self.parts.items()
+        return {(name, *at): text for name, part in parts for at, text in part.strings.items()}
 
     @functools.cached_property
     def index(self) -> ocdbt.Index:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,9 @@ class Mapped:
         arrays: each array with its place.
         holes: where there is none.
         told: the custom metadata.
+
+    Attributes:
+        strings: the texts of the leaves that are strings; most containers know none.
     """
 
     container = "file"
@@ -52,6 +56,7 @@ class Mapped:
         told: dict[str, Any],
     ):
         self.url = url
+        self.strings: Mapping[DiskPath, str] = {}
         self._arrays, self._holes, self._told = arrays, holes, told
         self._files = sorted({extent.file for _, extent in arrays.values()} | {Path(url)})
 

@@ -7,11 +7,12 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
+from maxmig.converters import casts
 from maxmig.converters import leaves as trees
 from maxmig.converters.leaves import DiskPath, Hole, Leaf, spell
 from maxmig.converters.storage import files, zarr
@@ -72,6 +73,7 @@ class Msgpack(Mapped):
     ):
         super().__init__(url, arrays, holes, {})
         self._numbers = numbers
+        self.strings = {path: text for path, text in numbers.items() if isinstance(text, str)}
         self._order = order
         named = re.fullmatch(r"checkpoint_([0-9]+)", Path(url).name)
         self.step = int(named[1]) if named else None  # as flax.training.checkpoints calls its files
@@ -85,9 +87,18 @@ class Msgpack(Mapped):
         """One box of a leaf, or all of it."""
         import numpy as np
 
+        if path in self.strings:
+            return casts.letters(self.strings[path], box)
         if path in self._numbers:
             return np.asarray(self._numbers[path], self._arrays[path][0].dtype)
         return super().read(path, box)
+
+    def metadata(self) -> dict[str, Any]:
+        """The custom metadata; a conversion keeps them beside the file, with its checksums."""
+        from maxmig.converters import remembered
+        from maxmig.converters.compare import metadata
+
+        return remembered.custom({"custom_metadata": metadata.kept(self)}, self.url)
 
 
 def begins(path: Path) -> bool:
@@ -131,6 +142,9 @@ def read(path: Path) -> Msgpack:
         order.append([list(at), isinstance(found, _Found) and found.scalar])
         if isinstance(found, Hole):
             holes[at] = found
+        elif isinstance(found, _Native) and isinstance(found.value, str):
+            numbers[at] = found.value
+            arrays[at] = (Leaf.of_text(found.value), Extent(path, ()))
         elif isinstance(found, _Native):
             dtype = _NATIVE.get(type(found.value))
             if dtype is None:
@@ -253,13 +267,14 @@ def header_of(
     leaves: Mapping[DiskPath, Leaf],
     holes: Mapping[DiskPath, Hole],
     spelling: Mapping[str, Any] | None = None,
+    strings: Mapping[DiskPath, str] | None = None,
 ) -> tuple[list[tuple[int, bytes]], dict[DiskPath, tuple[tuple[int, int], ...]], int]:
     """All bytes of a new file but the arrays' (place, bytes), where arrays go, and its size.
 
     Raises:
         ConvertError: a type has no place in the format.
     """
-    flat = {**{path: (path, leaf) for path, leaf in leaves.items()}, **holes}
+    flat = {**{path: (path, leaf) for path, leaf in leaves.items()}, **holes, **(strings or {})}
     told = (spelling or {}).get("order", ())
     place = {tuple(map(str, path)): number for number, (path, _) in enumerate(told)}
     ordered = sorted(flat, key=lambda path: place.get(tuple(map(str, path)), len(place)))
@@ -281,6 +296,8 @@ class _Writer:
     def value(self, value: Any) -> None:
         if value is None:
             self._put(b"\xc0")
+        elif isinstance(value, str):
+            self._text(value)
         elif isinstance(value, dict):
             self._put(_counts(len(value), 0x80, 0xDE))
             for key, item in value.items():
@@ -372,17 +389,3 @@ def _whole(number: int) -> bytes:
     if number < 1 << 32:
         return _sized(number, 0xCC)
     return b"\xcf" + struct.pack(">Q", number)
-
-
-def parts_joined(parts: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Neighbouring parts together, so that few writes are needed."""
-    place, held = 0, b""
-    for at, data in parts:
-        if at == place + len(held) and len(held) < 1 << 16:
-            held += data
-            continue
-        if held:
-            yield place, held
-        place, held = at, data
-    if held:
-        yield place, held

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxmig import errors
 from maxmig.converters import casts, places, remembered, transfers
-from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, spell
+from maxmig.converters.leaves import KEY_WORDS, DiskPath, Hole, Leaf, encoded, spell
 from maxmig.converters.storage import decode, files, forms, kv, ocdbt, orbax_tree, zarr
 from maxmig.converters.storage.base import Grid
 from maxmig.converters.transfers import Box
@@ -84,13 +84,8 @@ class Orbax:
         found: dict[DiskPath, zarr.Array] = {}
         wanted = []
         for path, entry in self.told.entries.items():
-            if entry.hole is not None:
+            if not entry.stored:
                 continue
-            if entry.kind == "string":
-                raise errors.CheckpointError(
-                    f"{self.url}: {spell(path)}: expected an array, got a string; "
-                    "a training state holds arrays and scalars only"
-                )
             if not self.told.ocdbt:
                 files.check_name(orbax_tree.name_of(path), self.url)
             wanted.append(path)
@@ -103,6 +98,20 @@ class Orbax:
                 )
             found[path] = zarr.parse(self.told.zarr, data, self._where(path))
         return found
+
+    @functools.cached_property
+    def strings(self) -> dict[DiskPath, str]:
+        """The texts of the leaves that are strings."""
+        paths = [path for path, e in self.told.entries.items() if e.kind == orbax_tree.TEXT]
+        if not paths:
+            return {}
+        document = self._json(orbax_tree.STRINGS)
+        try:
+            return {path: orbax_tree.text(document, path) for path in paths}
+        except ValueError as error:
+            raise errors.CheckpointError(
+                f"{self.url}: {error}; the checkpoint is damaged or half-written"
+            ) from error
 
     def _metadata_of(
         self, wanted: list[DiskPath], file: str
@@ -124,7 +133,7 @@ class Orbax:
     @functools.cached_property
     def index(self) -> ocdbt.Index:
         """What the database refers to; of an OCDBT tree only, and without arrays there is none."""
-        if all(entry.hole is not None for entry in self.told.entries.values()):
+        if not any(entry.stored for entry in self.told.entries.values()):
             return ocdbt.Index({}, frozenset(), {})
         return ocdbt.index(self.items)
 
@@ -164,7 +173,10 @@ class Orbax:
         arrays = self.arrays
         found: dict[DiskPath, Leaf | Hole] = {}
         for path, entry in self.told.entries.items():
-            found[path] = entry.hole or self._leaf(path, entry, arrays[path])
+            if entry.kind == orbax_tree.TEXT:
+                found[path] = Leaf.of_text(self.strings[path])
+            else:
+                found[path] = entry.hole or self._leaf(path, entry, arrays[path])
         return found
 
     def _leaf(self, path: DiskPath, entry: orbax_tree.Entry, array: zarr.Array) -> Leaf:
@@ -197,6 +209,9 @@ class Orbax:
 
     def grid(self, path: DiskPath) -> Grid:
         """How a leaf is cut into chunks."""
+        if path in self.strings:
+            size = len(encoded(self.strings[path]))
+            return Grid((size,), (max(1, size),), (max(1, size),), None, size)
         array, rank = self.arrays[path], self.rank(path)
         bounded = [min(c, max(1, s)) for c, s in zip(array.inner, array.shape, strict=True)]
         return Grid(
@@ -210,6 +225,8 @@ class Orbax:
 
     def read(self, path: DiskPath, box: Box | None = None) -> "np.ndarray":
         """One box of a leaf, or all of it."""
+        if path in self.strings:
+            return casts.letters(self.strings[path], box)
         box = transfers.whole(self._logical(path)) if box is None else box
         if (found := self._decoded(path, box)) is not None:
             return found

@@ -15,7 +15,7 @@ from maxmig import errors
 from maxmig.converters.leaves import DiskPath, Hole, check_depth, nest, spell
 
 TREE, SHARDING, ARRAYS, STRINGS = "_METADATA", "_sharding", "array_metadatas", "_strings.json"
-JAX, NUMPY, SCALAR = "jax.Array", "np.ndarray", "scalar"
+JAX, NUMPY, SCALAR, TEXT = "jax.Array", "np.ndarray", "scalar", "string"
 
 HOLES = {
     "None": Hole.NONE,
@@ -46,6 +46,11 @@ class Entry:
     def hole(self) -> Hole | None:
         """What is there instead of an array."""
         return HOLES.get(self.kind)
+
+    @property
+    def stored(self) -> bool:
+        """Whether there is an array."""
+        return self.hole is None and self.kind != TEXT
 
 
 @dataclass(frozen=True)
@@ -130,14 +135,19 @@ def documents(
     ocdbt: bool,
     zarr: int,
     kinds: Mapping[DiskPath, str] | None = None,
+    strings: Mapping[DiskPath, str] | None = None,
 ) -> dict[str, bytes]:
     """The files of a new tree's metadata, by name; `kinds` are of holes that are `TOLD`."""
+    strings = strings or {}
     kinds = kinds or {}
     told: dict[str, Any] = {}
     for path, array in arrays.items():
         value: dict[str, Any] = {"value_type": array.entry.kind, "skip_deserialize": False}
         if array.entry.kind == JAX:
             value["write_shape"] = list(array.stored)
+        told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
+    for path in strings:
+        value = {"value_type": TEXT, "skip_deserialize": False}
         told[_spelt(path)] = {"key_metadata": _keys(path), "value_metadata": value}
     for path, hole in holes.items():
         kind = kinds.get(path, "")
@@ -173,7 +183,37 @@ def documents(
     found = {TREE: tree, f"{ARRAYS}/process_0": {"array_metadatas": described}}
     if shardings:
         found[SHARDING] = shardings
+    if strings:
+        found[STRINGS] = _pointed(strings)
     return {name: json.dumps(document).encode() for name, document in found.items()}
+
+
+def text(document: Any, path: DiskPath) -> str:
+    """A string out of `_strings.json`, where it is by a JSON pointer of its name.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    for key in _pointer(path):
+        document = document.get(key) if isinstance(document, Mapping) else None
+    if not isinstance(document, str):
+        raise ValueError(f"{spell(path)}: expected a string in {STRINGS}, but there is none")
+    return document
+
+
+def _pointed(strings: Mapping[DiskPath, str]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for path, value in strings.items():
+        *above, last = _pointer(path)
+        node = document
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return document
+
+
+def _pointer(path: DiskPath) -> list[str]:
+    return [key.replace("~1", "/").replace("~0", "~") for key in name_of(path).split("/")]
 
 
 def _spelt(path: DiskPath) -> str:

@@ -133,9 +133,10 @@ def _or_set(found: Checkpoint, axis: int) -> str:
 
 def _moved_axis(found: Checkpoint, wanted: Mapping[str, Leaf]) -> int | None:
     """The layer axis of the model, if only that differs."""
+    own = found.own.get("param_scan_axis")
     for axis in (0, 1):
         with contextlib.suppress(errors.ConvertError):
-            state, _ = restack.plan(found.leaves, found.skeleton, axis=axis)
+            state, _ = restack.plan(found.leaves, found.skeleton, axis=axis, source_axis=own)
             moved = state.leaves()
             if all(moved.get(path) == leaf for path, leaf in wanted.items()):
                 return axis

@@ -32,6 +32,18 @@ class Layer:
     folder: Path | None = None
 
 
+@dataclass(frozen=True)
+class Layers:
+    """What a configuration was put together from, from weakest to strongest."""
+
+    found: tuple[Layer, ...]
+
+    def extend(self, changes: Mapping[str, Any]) -> Config:
+        """The configuration with `changes` on top; the values are Python's."""
+        entries = [Entry(name, _tuples(value), "replace()") for name, value in changes.items()]
+        return _build((*self.found, Layer(tuple(entries))))
+
+
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Loads a configuration.
 
@@ -50,12 +62,6 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     layers = [] if path is None else _files(*_find(str(path)), seen=())
     layers.append(Layer(tuple(reader.override(argument) for argument in overrides)))
     return _build(tuple(layers))
-
-
-def extend(layers: tuple[Layer, ...], changes: Mapping[str, Any]) -> Config:
-    """The configuration of `layers` with `changes` on top; the values are Python's."""
-    entries = [Entry(name, _tuples(value), "replace()") for name, value in changes.items()]
-    return _build((*layers, Layer(tuple(entries))))
 
 
 def packaged(name: str) -> Path | None:
@@ -136,7 +142,7 @@ def _build(layers: tuple[Layer, ...]) -> Config:
     problems.extend(maxtext_keys.problems(chains))
     if problems or config is None:
         raise ConfigError(_report(problems))
-    config._layers = layers
+    config._layers = Layers(layers)
     config._chains = {
         name: tuple(Link(entry.source, entry.line, entry.value) for entry in entries)
         for name, entries in chains.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic import PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
@@ -18,9 +18,6 @@ from maxmig.config.groups.optimizer import Optimizer
 from maxmig.config.groups.sharding import Sharding
 from maxmig.config.groups.train import Flags, Generate, Run, Train
 from maxmig.errors import ConfigError
-
-if TYPE_CHECKING:
-    from maxmig.config.chain import Layer
 
 BYTES = 256
 
@@ -54,6 +51,13 @@ class Origin:
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
+class Layered(Protocol):
+    """The sources that a configuration was put together from."""
+
+    def extend(self, changes: Mapping[str, Any]) -> "Config":
+        """The configuration with more on top."""
+
+
 class Config(Group):
     """A validated, immutable configuration; see `maxmig.config.load`."""
 
@@ -69,7 +73,7 @@ class Config(Group):
     sharding: Sharding
     generate: Generate
 
-    _layers: tuple["Layer", ...] = PrivateAttr(default=())
+    _layers: Layered | None = PrivateAttr(default=None)
     _chains: Mapping[str, tuple[Link, ...]] = PrivateAttr(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
@@ -95,9 +99,8 @@ class Config(Group):
 
     def replace(self, **changes: Any) -> "Config":
         """A new validated configuration with some flat keys changed."""
-        from maxmig.config import chain
-
-        return chain.extend(self._layers, changes)
+        assert self._layers is not None  # `chain` makes every configuration
+        return self._layers.extend(changes)
 
     def dump(self) -> str:
         """The effective values as a YAML file that `load` reads back to an equal configuration."""

@@ -22,16 +22,24 @@ def skeleton(tx: optax.GradientTransformation, params: Mapping[str, Any]) -> Any
 
 
 def _describe(node: Any, paths: set[str], roots: set[str]) -> Any:
-    if node is None or isinstance(node, optax.EmptyState | optax.MaskedNode):
-        return None
     if isinstance(node, Mapping) and set(node) == roots:
         flat = trees.flatten(node)
         return {"params": trees.sort(p for p in paths if isinstance(flat[p], optax.MaskedNode))}
     if isinstance(node, Mapping):
         return {"dict": {str(k): _describe(v, paths, roots) for k, v in node.items()}}
-    if names := getattr(node, "_fields", ()):  # a named tuple
-        fields = zip(names, node, strict=True)
-        return {"dict": {name: _describe(value, paths, roots) for name, value in fields}}
-    if isinstance(node, tuple | list):
+    if isinstance(node, tuple | list) and not hasattr(node, "_fields"):
         return {"tuple": [_describe(v, paths, roots) for v in node]}
-    return "array"
+    children = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda other: other is not node)
+    if not children:
+        return None  # None, or a node without fields: Orbax writes both so
+    if not children[0][0]:
+        return "array"
+    # A named tuple, a dataclass, or a node of a user's own: by the names of its fields.
+    return {"dict": {_name(key): _describe(value, paths, roots) for (key,), value in children}}
+
+
+def _name(key: Any) -> str:
+    for kind in ("name", "key", "idx"):
+        if hasattr(key, kind):
+            return str(getattr(key, kind))
+    return str(key)

@@ -93,6 +93,8 @@ def run(
         observer.note(f"rung     {runtime.proof}")
         observer.note(f"data     {loader.summary}")
         observer.note(f"start    {begun.origin}")
+        if begun.note:
+            observer.note(f"note     {begun.note}")
         if begun.step >= cfg.train.steps:
             observer.note(
                 f"nothing to do: the run has had {begun.step} steps, and steps={cfg.train.steps}; "
@@ -133,11 +135,13 @@ class _Session:
         self._store, self._writer, self._observer = store, writer, observer
         self._evaluation: Loader | None = None
         self._clock = _Clock()
+        self._remembered: Mapping[str, Any] = {}
         self.done = 0
 
     def train(self, begun: start.Start, stop: "_Stop") -> tuple[Leaves, Mapping[str, float], bool]:
         """Runs to the last step: the state, the last numbers, and whether it was stopped."""
         cfg, leaves, self.done = self._cfg, begun.leaves, begun.step
+        self._remembered = begun.remembered
         total, period = cfg.train.steps, cfg.run.log_period
         pending: _Pending | None = None
         values: Mapping[str, float] = {}
@@ -218,6 +222,7 @@ class _Session:
                 runtime.state(leaves),
                 skeleton=runtime.skeleton,
                 metadata={
+                    **self._remembered,
                     "stage": runtime.proof.stage.value,
                     "proof": str(runtime.proof),
                     "param_scan_axis": cfg.stack.param_scan_axis,

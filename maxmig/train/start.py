@@ -1,11 +1,14 @@
 """Where a run starts from: its own last checkpoint, another's state or weights, or the seed."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from maxmig import errors
+from maxmig.checkpoint import lineage
 from maxmig.checkpoint.store import Restored, Store
 from maxmig.config import Config
 from maxmig.converters import places
@@ -21,11 +24,15 @@ class Start:
         leaves: the state.
         step: number of updates that it has had.
         origin: one line that tells where it came from.
+        remembered: metadata for the checkpoints of the run: how the first of them was converted.
+        note: what a user should know of that; empty if nothing.
     """
 
     leaves: Leaves
     step: int
     origin: str
+    remembered: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
 def begin(runtime: Runtime, store: Store | None, loader: Loader | None) -> Start:
@@ -49,8 +56,11 @@ def begin(runtime: Runtime, store: Store | None, loader: Loader | None) -> Start
     leaves = runtime.init()
     if not cfg.load_parameters_path:
         return Start(leaves, 0, f"new weights from seed {runtime.settings.seed}")
-    flat = runtime.state(leaves) | parameters(runtime, cfg.load_parameters_path)
-    return Start(runtime.leaves(flat), 0, f"weights of {cfg.load_parameters_path}")
+    found = _parameters(runtime, cfg.load_parameters_path, None)
+    flat = runtime.state(leaves) | found.flat
+    remembered, note = lineage.inherited(found, flat, runtime.skeleton)
+    origin = f"weights of {cfg.load_parameters_path}"
+    return Start(runtime.leaves(flat), 0, origin, remembered, note)
 
 
 def parameters(
@@ -61,9 +71,7 @@ def parameters(
     Raises:
         CheckpointError: they are not those of the model; all leaves that differ are listed.
     """
-    wanted = {p: leaf for p, leaf in runtime.abstract.items() if p.startswith("params/")}
-    with open_store(directory) as store:
-        return _restore(runtime.cfg, store, step, wanted, only="params").flat
+    return _parameters(runtime, directory, step).flat
 
 
 def open_store(directory: str | Path) -> Store:
@@ -95,6 +103,12 @@ def _check_newest(store: Store) -> None:
             raise errors.CheckpointError(f"{error}. To go on {back}, move {path} away") from error
 
 
+def _parameters(runtime: Runtime, directory: str | Path, step: int | None) -> Restored:
+    wanted = {p: leaf for p, leaf in runtime.abstract.items() if p.startswith("params/")}
+    with open_store(directory) as store:
+        return _restore(runtime.cfg, store, step, wanted, only="params")
+
+
 def _resume(runtime: Runtime, store: Store, loader: Loader | None) -> Start:
     restored = _restore(runtime.cfg, store, None, runtime.abstract, only="all")
     if loader is not None and restored.data_state is not None:
@@ -104,7 +118,8 @@ def _resume(runtime: Runtime, store: Store, loader: Loader | None) -> Start:
     by = f", written by the rung {wrote}" if wrote else ""
     layout = restored.metadata["layout"]
     origin = f"step {step} of {store.directory} (layout {layout}{by})"
-    return Start(runtime.leaves(restored.flat), step, origin)
+    remembered, note = lineage.inherited(restored, runtime.abstract, runtime.skeleton)
+    return Start(runtime.leaves(restored.flat), step, origin, remembered, note)
 
 
 def _restore(cfg: Config, store: Store, step: int | None, wanted: dict, *, only: str) -> Restored:

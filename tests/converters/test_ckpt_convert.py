@@ -165,6 +165,8 @@ def test_destination_is_refused(source, tmp_path):
     assert (there / "note").read_text() == "mine"
     with pytest.raises(errors.ConvertError, match="the source is never changed"):
         convert.run(plan, source("gpt3_linen_scan") / "9" / "nnx")
+    with pytest.raises(errors.ConvertError, match="the source is never changed"):
+        convert.run(plan, source("gpt3_linen_scan") / "nnx")  # beside the step that is read
     with pytest.raises(errors.ConvertError, match="make it first"):
         convert.run(plan, tmp_path / "no" / "such")
     with pytest.raises(errors.ConvertError, match="does not look like one; remove it yourself"):
@@ -298,7 +300,13 @@ def test_the_layer_axis_is_told_from_the_shapes_or_asked_for():
     assert axes.layer_axis(one, known=0) == 0
     with pytest.raises(errors.ConvertError, match="cannot be on axis 1"):
         axes.layer_axis(one, known=1)
-    both = {"params/layers/w": leaf(4, 4)}
+    both = {"params/decoder/layers/w": leaf(4, 6)}
+    with pytest.raises(
+        axes.Unclear, match=r"axis 0 \(4 layers\) or axis 1 \(6 layers\).*--from-scan"
+    ):
+        restack.plan(both, None, scan=False)
+    names = ("token_embedder/embedding", "decoder/decoder_norm/scale")
+    both |= {f"params/{name}": leaf(3) for name in names}
     state, axis = restack.plan(both, None, scan=False)
     assert axis == 1 and "MaxText's default" in state.notes[0]
     with pytest.raises(errors.ConvertError, match="neither in the metadata nor evident"):

@@ -142,7 +142,8 @@ def test_a_bucket_is_resumed(run, bucket, monkeypatch):
     with pytest.raises(errors.ConvertError, match="it was of another plan or source"):
         convert.run(other, bucket, options=options, resume=True)
     prepared = convert.prepare(todo, bucket, options)
-    assert convert.refusal(prepared, bucket) and not convert.refusal(prepared, bucket, resume=True)
+    assert convert.refusal(todo, prepared, bucket)
+    assert not convert.refusal(todo, prepared, bucket, resume=True)
     with monkeypatch.context() as patch:
         rest = stopped_after(patch, 1000)
         prepared = convert.prepare(todo, bucket, options)
@@ -181,6 +182,15 @@ def test_processes_share_no_bucket(maxmig, run, bucket):
 def test_the_plan_of_a_bucket_tells_what_ctrl_c_does(maxmig, run, bucket):
     code, out, _ = maxmig("ckpt", "convert", run, bucket, "--to", "nnx", "--dry-run")
     assert code == 0 and "Ctrl-C finishes the chunks under way" in out
+
+
+def test_a_bucket_is_never_written_into_while_it_is_the_source(run, bucket):
+    convert.run(planned(run), bucket)
+    todo = convert.plan(checkpoint.read(bucket), "linen")
+    with pytest.raises(errors.ConvertError, match="the source is never changed"):
+        convert.run(todo, f"{bucket}/below")
+    convert.run(todo, f"{bucket}-beside")
+    assert checkpoint.read(f"{bucket}-beside").place.step == 9
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """The files of these tests: a configuration, and what a MaxText package has."""
 
+from typing import Any
+
+from maxmig.config import Stage
+from maxmig.rollout import plan
+
 KEYS = ("enable_nnx", "pure_nnx_decoder", "pure_nnx")  # in MaxText's order
 ERAS = ("default-false", "default-true", "removed")
 
@@ -53,3 +58,8 @@ run_name: small   # its folder
 
 steps: 4
 """
+
+
+def step(*names: str, to: Stage = Stage.NNX, **options: Any) -> plan.Plan:
+    """A plan of one rung; of run.yml unless other files are named."""
+    return plan.make(names or ["run.yml"], to, **options)

@@ -112,14 +112,6 @@ def converted_source(
         return checkpoint.read(path, layout=str(told["layout"]), hints=hints)
 
 
-def inside(place: str | Path, given: str | Path) -> bool:
-    """Whether a place lies in a directory that a user gave, links followed; both local."""
-    if "://" in f"{place}{given}":
-        return False
-    above = os.path.realpath(given)
-    return Path(above) in Path(os.path.realpath(place)).parents
-
-
 def refuse_input(file: str | Path, *inputs: str | None) -> None:
     """Refuses to write a file that is an input of the command, or a part of any checkpoint.
 
@@ -131,7 +123,9 @@ def refuse_input(file: str | Path, *inputs: str | None) -> None:
     place = Path(os.path.realpath(file))
     marks = (places.TREE_METADATA, places.STEP_METADATA, places.MARKER, places.WHOLE)
     given = [each for each in inputs if each is not None]
-    homes = [each for each in given if inside(place, each) or os.path.realpath(each) == str(place)]
+    homes = [
+        each for each in given if places.inside(place, each) or os.path.realpath(each) == str(place)
+    ]
     homes += [str(at) for at in place.parents if any((at / name).is_file() for name in marks)]
     if place.suffix in (".msgpack", ".safetensors") and place.is_file():
         homes.append(str(place))

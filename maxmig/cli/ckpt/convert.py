@@ -188,8 +188,6 @@ def _converted(args: argparse.Namespace) -> int:
     told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
     if args.dry_run:
         return _dry_run(args, todo, prepared, told)
-    if refused := _in_source(args):
-        raise refused
     made, checked = _convert(args, todo, prepared)
     if args.json:
         console.emit_json(_document(args, todo, prepared, made, checked))
@@ -208,7 +206,7 @@ def _dry_run(
     if there:
         console.out(f"note       {there}: --overwrite would replace all of it by the result")
     asked = {"overwrite": args.overwrite, "resume": args.resume}
-    refused = _in_source(args) or convert.refusal(prepared, args.destination, **asked)
+    refused = convert.refusal(todo, prepared, args.destination, **asked)
     if args.json:
         document = _document(args, todo, prepared, None, None)
         told_json = None if refused is None else str(refused)
@@ -219,16 +217,6 @@ def _dry_run(
     console.out(f"refused    {refused}")
     console.out(f"dry run    nothing written; the run would end with exit code {refused.exit_code}")
     return refused.exit_code
-
-
-def _in_source(args: argparse.Namespace) -> errors.ConvertError | None:
-    """The refusal of a destination in SRC as it was given; the engine knows SRC's step alone."""
-    if not common.inside(args.destination, args.source):
-        return None
-    return errors.ConvertError(
-        f"{args.destination}: expected a directory apart from {args.source}; the source is never "
-        "changed"
-    )
 
 
 def _container(destination: str) -> str:

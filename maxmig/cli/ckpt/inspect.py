@@ -70,7 +70,8 @@ def _facts(info: "Info") -> list[tuple[str, str]]:
     if versions := own.get("versions"):
         found.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
     if origin := own.get("converted_from"):
-        found.append(("converted", f"from layout {origin.get('layout')}"))
+        since = ", before a run went on from it" if origin.get("trained") else ""
+        found.append(("converted", f"from layout {origin.get('layout')}{since}"))
     arrays = sum(section.leaves for section in info.sections)
     told = f"of {info.recorded} of {arrays} arrays" if info.recorded else "none are recorded"
     found.append(("checksums", f"{told} (maxmig ckpt verify)"))

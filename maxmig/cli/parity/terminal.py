@@ -109,7 +109,7 @@ def _coverage(report: "Report") -> Iterator[tuple[str, str]]:
 
 
 def _difference(report: "Report") -> Iterator[tuple[str, str]]:
-    from maxmig.parity.reports.wording import parting, tabled
+    from maxmig.parity.reports.told import parting, tabled
 
     first = parting(report)
     if first is not None:

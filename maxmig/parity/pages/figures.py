@@ -42,11 +42,13 @@ def depth(check: Check) -> str:
         scale = plots.Scale([v for _, values, *_ in rows.values() for v in values])
         limits = [scale(m.truth.limit) for m in ms if m.truth]
         axes.plot(xs, limits, color=plots.COLOURS["ink"], lw=1, ls=(0, (6, 3)), label="limit")
-        for label, (colour, values, width, alpha, style) in rows.items():
+        places = plots.lanes([values for _, values, *_ in rows.values()])
+        for (label, row), lane in zip(rows.items(), places, strict=True):
+            colour, values, width, alpha, style = row
             drawn = plots.COLOURS["good" if colour == "bad" and not any(values) else colour]
             axes.plot(
                 xs,
-                [scale(v) for v in values],
+                [scale(v, lane) for v in values],
                 color=drawn,
                 lw=width,
                 alpha=alpha,
@@ -105,10 +107,11 @@ def positions(found: Sequence[Distribution]) -> str:
         axes = figure.subplots()
         scale = plots.Scale([value for d in found for _, *pair in d.by_position for value in pair])
         colours = [plots.COLOURS[c] for c in ("control", "candidate", "good")]
-        for d, colour in zip(found, colours, strict=False):
+        places = plots.lanes([[mean for _, mean, _ in d.by_position] for d in found])
+        for d, colour, lane in zip(found, colours, places, strict=False):
             xs = [x for x, _, _ in d.by_position]
-            mean = [scale(v) for _, v, _ in d.by_position]
-            most = [scale(v) for _, _, v in d.by_position]
+            mean = [scale(v, lane) for _, v, _ in d.by_position]
+            most = [scale(v, lane) for _, _, v in d.by_position]
             axes.plot(xs, mean, color=colour, lw=1.6, marker=".", label=f"{d.batch}: mean")
             axes.plot(xs, most, color=colour, lw=0.9, ls=":", label=f"{d.batch}: largest")
         scale.dress(axes, "y", None)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from maxmig.parity.reports import wording
+from maxmig.parity.reports import told
 
 if TYPE_CHECKING:
     from maxmig.parity.reports.report import Report
@@ -56,7 +56,7 @@ def render(report: "Report") -> str:
 
 
 def _divergence(report: "Report") -> list[str]:
-    first = wording.parting(report)
+    first = told.parting(report)
     if first is None:
         return []
     fine = ": no failure, the values agree" if report else ""

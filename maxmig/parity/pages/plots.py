@@ -35,6 +35,7 @@ STYLE: Any = {
     "text.color": COLOURS["ink"],
     "axes.edgecolor": COLOURS["grid"],
     "axes.labelcolor": COLOURS["muted"],
+    "axes.labelpad": 9.0,  # a browser's letters may be wider than those that were measured
     "xtick.color": COLOURS["muted"],
     "ytick.color": COLOURS["muted"],
     "grid.color": COLOURS["grid"],
@@ -110,7 +111,7 @@ def gradients(check: Check) -> str:
         figure = Figure(figsize=(WIDTH, 1.3 + 0.27 * len(paths)), layout="constrained")
         axes = figure.subplots()
         scale = Scale([m.needed for path in paths for m in leaves[path]])
-        spread = 0.18 if len(items) > 1 else 0.0
+        spread = 0.22 if len(items) > 1 else 0.0
         for number, item in enumerate(items):
             shift = spread * (2 * number / max(len(items) - 1, 1) - 1)
             points = [
@@ -125,7 +126,7 @@ def gradients(check: Check) -> str:
         axes.set_ylim(len(paths) - 0.4, -0.6)
         axes.grid(axis="y", ls=":")
         axes.set_xlabel("relative L2 difference of the gradient")
-        figure.legend(loc="outside upper left", ncols=len(items), fontsize=9.5)
+        figure.legend(loc="outside upper left", ncols=len(items) + 1, fontsize=9.5)
         return svg(figure)
 
 
@@ -155,7 +156,9 @@ def by_step(checks: Mapping[str, Check]) -> str:
             )
             _dots(axes, places, number, name)
         scale.dress(axes, "y", None)
-        axes.set_xticks(few(sorted({step for points in lines.values() for step, _ in points})))
+        steps = sorted({step for points in lines.values() for step, _ in points})
+        axes.set_xticks(few(steps))
+        axes.set_xlim(steps[0] - 0.08 * width, width + 0.08 * width)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("largest relative L2")
         figure.legend(loc="outside upper left", ncols=len(lines), fontsize=9.5)
@@ -165,20 +168,25 @@ def by_step(checks: Mapping[str, Check]) -> str:
 def _dots(axes: Any, points: Sequence[tuple[float, float, float]], number: int, label: str) -> None:
     """A shape for each series: filled where there is a difference, hollow where it is zero."""
     marker = _MARKERS[number % len(_MARKERS)]
+    shape: dict[str, Any] = {"marker": marker, "ms": 6, "ls": "none", "zorder": 3}
     for zero in (True, False):
         here = [(x, y) for x, y, value in points if (value == 0) is zero]
         colour = COLOURS["good" if zero else "bad"]
-        axes.plot(
-            [x for x, _ in here],
-            [y for _, y in here],
-            marker=marker,
-            ms=6,
-            ls="none",
-            mec=colour,
-            mfc="none" if zero else colour,
-            label=label if bool(here) and (zero or all(p[2] for p in points)) else None,
-            zorder=3,
-        )
+        fill = "none" if zero else colour
+        axes.plot([x for x, _ in here], [y for _, y in here], mec=colour, mfc=fill, **shape)
+    axes.plot([], [], color=COLOURS["muted"], label=label, **shape)  # which series, not what it has
+
+
+def lanes(series: Sequence[Sequence[float]]) -> list[float]:
+    """Where in the band of exact zero each series is drawn, from 1 (above) to -1 (below).
+
+    Series that are zero would hide one another.
+    """
+    zero = [number for number, values in enumerate(series) if not all(values)]
+    step = 2 / max(len(zero) - 1, 1)
+    top = 1.0 if len(zero) > 1 else 0.0
+    places = {number: top - step * place for place, number in enumerate(zero)}
+    return [places.get(number, 0.0) for number in range(len(series))]
 
 
 class Scale:
@@ -190,9 +198,9 @@ class Scale:
         self.low = math.floor(math.log10(min(finite))) if finite else -8
         self.high = max(self.low + 1, math.ceil(math.log10(max(finite)))) if finite else 0
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: float, lane: float = 0.0) -> float:
         if value == 0:
-            return self.low - 1.5
+            return self.low - 1.5 + 0.3 * lane
         return math.log10(value) if math.isfinite(value) else self.high + 1.0
 
     def dress(self, axes: Any, axis: str, limit: float | None) -> None:

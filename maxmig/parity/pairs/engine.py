@@ -28,13 +28,13 @@ from maxmig.parity.pairs import (
     linen_side,
     nnx_side,
     propose,
+    ruled,
     sown,
     steady,
     streams,
     tracing,
     unreached,
 )
-from maxmig.parity.pairs import mapping as mappings
 from maxmig.parity.pairs import pair as pairs
 from maxmig.parity.pairs.compute import Computation
 from maxmig.parity.pairs.confirm import Confirmed
@@ -95,8 +95,7 @@ def trace(pair: Pair, mapping: Any = None) -> Traced:
     if chosen is None:
         found = propose.propose(*units)
     else:
-        where = str(chosen) if isinstance(chosen, str | Path) else "the mapping that was given"
-        found = mappings.check(mappings.of(chosen), ours.variables, theirs.leaves, where)
+        found = ruled.given(chosen, ours.variables, theirs.leaves)
     return Traced(ours, theirs, units, found, modes)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from maxmig.parity.pairs import (
     nnx_side,
     propose,
     recording,
+    ruled,
     seen,
     steady,
     streams,
@@ -112,8 +112,7 @@ class Rerun:
         ours = LinenSide(pair, past, self.variables, nudged, (None, ()))
         units = tracing.nnx_(theirs, self.told["modes"][0])
         if self.chosen is not None:
-            where = str(self.chosen) if isinstance(self.chosen, str | Path) else "the mapping"
-            found = mappings.check(mappings.of(self.chosen), self.variables, theirs.leaves, where)
+            found = ruled.given(self.chosen, self.variables, theirs.leaves)
         else:
             found = self._recorded(theirs.leaves) or propose.propose(
                 [recording.unit(row) for row in self.told["units"]], units

@@ -9,12 +9,12 @@ from maxmig.parity.findings.check import Check, Verdict
 from maxmig.parity.findings.measurement import START, Measurement
 from maxmig.parity.findings.policy import Policy
 from maxmig.parity.findings.subject import Coverage, Curve, Input, Origin, Side, Subject
-from maxmig.parity.reports import document
+from maxmig.parity.reports import card, document, explain
+from maxmig.parity.reports.card import Card
 from maxmig.parity.reports.parts import Part
 from maxmig.parity.reports.wording import describe, titled
 
 if TYPE_CHECKING:
-    from maxmig.parity.reports.card import Card
     from maxmig.parity.static.results import Divergence
 
 # Levels that tell what a program means. Where one cannot tell, that is no doubt by itself.
@@ -274,14 +274,10 @@ class Report:
     @property
     def codes(self) -> tuple[str, ...]:
         """Entries of the catalogue that fit what was found: see `maxmig parity explain`."""
-        from maxmig.parity.reports import explain
-
         return explain.codes(self)
 
-    def card(self) -> "Card":
+    def card(self) -> Card:
         """The evidence, sealed."""
-        from maxmig.parity.reports import card
-
         return card.of(self)
 
     def document(self) -> dict[str, Any]:

@@ -1,14 +1,9 @@
 """What was found, in words: the same on the terminal, on the page and in a card."""
 
 import math
-from typing import TYPE_CHECKING
 
 from maxmig.parity.findings.check import Check
 from maxmig.parity.findings.measurement import START, Extreme, Ratio
-
-if TYPE_CHECKING:
-    from maxmig.parity.reports.report import Report
-    from maxmig.parity.static.results import Divergence
 
 _TELLING = 100  # a ratio above tells that this is no rounding, and no more
 
@@ -42,23 +37,6 @@ def describe(check: Check) -> str:
 def mapped(check: Check) -> bool:
     """Whether it is a mapping that was found: its words say it, and no arrays were compared."""
     return check.name == "mapping" and bool(check and check.told)
-
-
-def tabled(report: "Report") -> set[str]:
-    """Those of the reasons that a table of all checks has told already."""
-    return {
-        titled(check, text) for check in report.gating for text in (describe(check), check.reason)
-    }
-
-
-def parting(report: "Report") -> "Divergence | None":
-    """Where the sides first differ; None where all agrees and the difference is a known one."""
-    from maxmig.parity.findings import known  # asks Flax for its version
-
-    first = report.divergence
-    if first is not None and report and known.of_divergences([first]):
-        return None
-    return first
 
 
 def sizes(extreme: Extreme) -> str:

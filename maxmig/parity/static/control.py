@@ -23,15 +23,13 @@ _EMPTY: frozenset[Any] = frozenset()
 
 def call(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Number]:
     """A call is what it calls."""
-    from maxmig.parity.static.number import join
-
     name = eqn.primitive.name
     place, _ = source.line(eqn)
     if eqn.params.get("compiler_options_kvs"):
         return [n.opaque(f"compiler options at {place}", ins) for _ in eqn.outvars]
     try:
         ins = _placed(n, ins, eqn.params, "in")
-        outs = n.walk(eqn.params[primitives.CALLS[name]], ins, join(stack, source.stack(eqn)))
+        outs = n.walk(eqn.params[primitives.CALLS[name]], ins, source.joined(stack, eqn))
         return _placed(n, outs, eqn.params, "out")
     except (Opaque, ValueError) as error:
         return [n.opaque(f"{error} in {name} at {place}", ins) for _ in eqn.outvars]
@@ -39,10 +37,8 @@ def call(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Nu
 
 def cond(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Number]:
     """The results of all branches in their order, and what chooses."""
-    from maxmig.parity.static.number import join
-
     index, given = ins[0], ins[1:]
-    inner = join(stack, source.stack(eqn))
+    inner = source.joined(stack, eqn)
     branches = [n.body(b, given, inner, first=True) for b in eqn.params["branches"]]
     kind = n.type(eqn.invars[0].aval)
     outs = []
@@ -59,12 +55,10 @@ def cond(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Nu
 
 def scan(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Number]:
     """A scan, by the carries and the slices that each result depends on."""
-    from maxmig.parity.static.number import join
-
     sizes = source.scan_sizes(eqn.params, len(eqn.outvars))
     consts, init, xs = source.operands(ins, *sizes)
     _, init_vars, xs_vars = source.operands(eqn.invars, *sizes)
-    inner = join(stack, source.stack(eqn))
+    inner = source.joined(stack, eqn)
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     level = n.level(ins)
     slices = [
@@ -86,12 +80,10 @@ def scan(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Nu
 
 def while_loop(n: "Numbering", eqn: Any, ins: Sequence[Number], stack: str) -> list[Number]:
     """A while loop, by the carries that each result and the condition depend on."""
-    from maxmig.parity.static.number import join
-
     sizes = source.loop_sizes(eqn.params)
     cond_consts, body_consts, init = source.operands(ins, *sizes)
     init_vars = source.operands(eqn.invars, *sizes)[2]
-    inner = join(stack, source.stack(eqn))
+    inner = source.joined(stack, eqn)
     level = n.level(ins)
 
     def advance(carries: list[Number], first: bool) -> list[Number]:

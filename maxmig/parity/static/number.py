@@ -7,7 +7,6 @@ told by content gets a number that no other value has, and a reason; both go to 
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from maxmig.parity.programs import Program
-from maxmig.parity.static import encode, primitives, source
+from maxmig.parity.static import control, encode, primitives, rules, source
 from maxmig.parity.static.encode import Number, Opaque, digest
 
 Set = frozenset[Any]
@@ -180,7 +179,7 @@ class Numbering:
         """Keeps an equation for whoever looks for differences, unless its results are known."""
         if self._record and not self._quiet and not self._recorded.issuperset(outs):
             self._recorded.update(outs)
-            path = join(stack, source.stack(eqn))
+            path = source.joined(stack, eqn)
             self.records.append(
                 Record(eqn, path, tuple(ins), tuple(outs), tuple(within), self._depth, self._calls)
             )
@@ -234,8 +233,6 @@ class Numbering:
         return env[atom]
 
     def _equation(self, eqn: Any, ins: list[Number], stack: str) -> list[Number]:
-        from maxmig.parity.static import control, rules
-
         name = eqn.primitive.name
         special: Callable[..., list[Number]] | None = control.HANDLERS.get(name)
         if special is not None and primitives.is_jaxs(eqn.primitive):
@@ -256,13 +253,3 @@ class Numbering:
         names = ", ".join(sorted(str(e) for e in eqn.effects))
         place, _ = source.line(eqn)
         self.effects[f"the effect {names} of {eqn.primitive.name} at {place}"] = None
-
-
-def join(*stacks: str) -> str:
-    """Name stacks, one inside the other."""
-    return "/".join(s for s in stacks if s)
-
-
-def size(aval: Any) -> int:
-    """Number of elements."""
-    return math.prod(aval.shape)

@@ -77,6 +77,11 @@ def stack(eqn: Any) -> str:
     )
 
 
+def joined(outer: str, eqn: Any) -> str:
+    """The name stack of an equation inside of another one."""
+    return "/".join(name for name in (outer, stack(eqn)) if name)
+
+
 def module_path(stack: str, roots: frozenset[str]) -> str:
     """The canonical path of the module that a name stack tells.
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from maxmig.converters import places
 from maxmig.converters.engine import commit, durable
 
 
@@ -9,8 +10,10 @@ def step(folder, number, text):
     """A finished step under a temporary name, with its journal."""
     made = folder / str(number) / "items"
     made.mkdir(parents=True)
-    (made / "_METADATA").write_text(text)
-    (made.parent / "_CHECKPOINT_METADATA").write_text("{}")
+    (made / "_METADATA").write_text("{}")
+    (made / "text").write_text(text)
+    for directory in (made, made.parent):
+        (directory / places.MARKER).write_text("it is whole")
     return folder
 
 
@@ -37,7 +40,7 @@ def test_another_step_that_appears_meanwhile_is_joined(tmp_path, late, overwrite
     other = step(tmp_path / ".dst.maxmig-tmp-2", 3, "three")
     late(lambda: commit.finish(other, tmp_path / "dst", 3, overwrite=overwrite))
     commit.finish(mine, tmp_path / "dst", 9, overwrite=overwrite)
-    found = {path.name: (path / "items/_METADATA").read_text() for path in tmp_path.glob("dst/*")}
+    found = {path.name: (path / "items/text").read_text() for path in tmp_path.glob("dst/*")}
     assert found == {"9": "nine", "3": "three"}
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
 
@@ -47,9 +50,9 @@ def test_the_same_step_is_refused_or_replaced(tmp_path, late):
     late(lambda: step(tmp_path / "dst", 9, "other"))
     with pytest.raises(commit.Taken, match="dst/9: appeared while"):
         commit.finish(mine, tmp_path / "dst", 9, overwrite=False)
-    assert (tmp_path / "dst/9/items/_METADATA").read_text() == "other"
+    assert (tmp_path / "dst/9/items/text").read_text() == "other"
     commit.finish(mine, tmp_path / "dst", 9, overwrite=True)
-    assert (tmp_path / "dst/9/items/_METADATA").read_text() == "mine"
+    assert (tmp_path / "dst/9/items/text").read_text() == "mine"
 
 
 def test_something_else_that_appears_meanwhile_is_left_as_it_is(tmp_path, late):

@@ -7,6 +7,9 @@ from typing import Any
 import mapping_cases
 import pytest
 
+from maxmig.converters import checkpoint, layouts
+from maxmig.converters.leaves import Hole
+
 NAMES = tuple(mapping_cases.optimizers())
 
 
@@ -181,3 +184,98 @@ def test_a_pair_of_states_and_the_way_back_to_the_same_layout(tmp_path: Any) -> 
     mapping_cases.convert(native, tmp_path / "state", "linen-state")
     again = mapping_cases.convert(tmp_path / "state", tmp_path / "again", "nnx")
     assert mapping_cases.arrays(again).keys() == mapping_cases.arrays(native).keys()
+
+
+def averaging(rate: float) -> Any:
+    """An optimizer of a user's own, whose state is a dataclass with a node without fields in it."""
+    import jax
+    import optax
+    from flax import struct
+
+    @struct.dataclass
+    class Nothing:
+        pass
+
+    @struct.dataclass
+    class Averages:
+        average: Any
+        none: Any
+        steps: int = struct.field(pytree_node=False, default=3)
+
+    def update(found: Any, state: Any, params: Any = None) -> Any:
+        moved = jax.tree.map(lambda old, new: old * rate + new, state.average, found)
+        return jax.tree.map(lambda each: -each, moved), state.replace(average=moved)
+
+    def init(params: Any) -> Any:
+        return Averages(jax.tree.map(jax.numpy.zeros_like, params), Nothing())
+
+    return optax.chain(optax.identity(), optax.GradientTransformation(init, update))
+
+
+@pytest.mark.parametrize("kept", ["dataclass", "nothing"])
+def test_the_containers_that_only_the_optimizer_tells(kept: str, tmp_path: Any) -> None:
+    """A dataclass as state, and an optimizer that keeps nothing, out of what NNX wrote."""
+    import optax
+    from flax import nnx
+
+    tx = averaging(0.5) if kept == "dataclass" else optax.set_to_zero()
+    native = nnx_optimizer(tx, weights())
+    nnx_step(native, grads(weights(), 1))
+    source = mapping_cases.save(tmp_path / "nnx", nnx.state(native))
+    made = mapping_cases.convert(source, tmp_path / "linen", "linen-state", optimizer=tx)
+    like = linen_state(tx, grads(weights(), 9))
+    linen = restored(made, like)
+    assert_equal_states(linen, native)
+    own = checkpoint.read(mapping_cases.save(tmp_path / "own", linen)).tree
+    assert {at: leaf for at, leaf in checkpoint.read(made).tree.items() if at != ("step",)} == {
+        at: leaf for at, leaf in own.items() if at != ("step",)
+    }
+
+
+def test_an_empty_mask_before_others_in_maxtexts_form(tmp_path: Any) -> None:
+    """The outermost list of MaxText's NNX form has None for an entry of which nothing is kept."""
+    import optax
+
+    def kernels(params: Any) -> Any:
+        return {name: {key: key == "kernel" for key in held} for name, held in params.items()}
+
+    tx = optax.chain(
+        optax.masked(optax.set_to_zero(), kernels), optax.masked(optax.adam(1e-3), kernels)
+    )
+    linen = linen_state(tx, weights()).apply_gradients(grads=grads(weights(), 1))
+    source = mapping_cases.save(tmp_path / "linen", linen)
+    made = checkpoint.read(mapping_cases.convert(source, tmp_path / "made", "maxtext-nnx"))
+    assert made.tree["opt_state", 0] is Hole.NONE
+    assert ("opt_state", 1, "inner_state", "0", "mu", "head", "kernel") in made.tree
+    back = mapping_cases.convert(tmp_path / "made", tmp_path / "back", "linen-state")
+    assert checkpoint.read(back).tree == checkpoint.read(source).tree
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_variables_that_the_optimizer_does_not_train_are_told(masked: bool, tmp_path: Any) -> None:
+    """NNX writes no kinds of variables; a masked parameter has a place in the state."""
+    import jax
+    import optax
+    from flax import nnx
+
+    from maxmig import errors
+    from maxmig.converters import mapping
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda each: each.ndim > 1, params)
+
+    def notes(source: Any, **hints: Any) -> list[str]:
+        found = checkpoint.read(source, hints=layouts.Hints(**hints))
+        return [note for note in mapping.plan(found, "linen-state").notes if "no state" in note]
+
+    tx = optax.masked(optax.adam(1e-3), kernels) if masked else optax.adam(1e-3)
+    own = nnx_optimizer(tx, weights())
+    assert not notes(mapping_cases.save(tmp_path / "own", nnx.state(own)))
+    own.model.head.seen = nnx.Cache(jax.numpy.int32(3))
+    source = mapping_cases.save(tmp_path / "seen", nnx.state(own))
+    (note,) = notes(source)
+    assert note.startswith("head/seen: taken for parameters") and "{head/seen: cache}" in note
+    assert not notes(source, collections={"head/seen": "cache"})
+    if not masked:
+        with pytest.raises(errors.ConvertError, match=r"such as head/seen is no parameter"):
+            mapping.plan(checkpoint.read(source), "linen-state", optimizer=tx)

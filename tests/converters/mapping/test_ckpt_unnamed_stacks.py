@@ -102,10 +102,42 @@ def test_two_axes_are_asked_for() -> None:
     from maxmig.converters.leaves import Leaf
 
     square = {f"h/{name}/scale": Leaf((3, 3), "float32", 36) for name in "ab"}
+    assert shaped.find(square, [], None) == {}  # norms over two axes, for all that one can tell
+    square["h/c/kernel"] = Leaf((3, 3, 2), "float32", 72)
     with pytest.raises(errors.ConvertError, match=r"h: looks like .*--from-scan-axis"):
         shaped.find(square, [], None)
     assert shaped.find(square, [], 1) == {"h": 1}
     assert shaped.find(square, ["h"], None) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("dec/blocks", "dec/blocks"), ("blocks/inner", "blocks"), ("dec/h", None), ("as/bs", None)],
+)
+def test_a_stack_in_a_module_of_its_own(path: str, found: str | None, tmp_path: Path) -> None:
+    """Which of them is the stack, a plural name tells; else it is asked for."""
+    from maxmig.converters.leaves import Leaf
+
+    shapes = {"d/kernel": (2, 5, 8), "n/scale": (2, 4)}
+    leaves = {f"{path}/{name}": Leaf(each, "float32", 4) for name, each in shapes.items()}
+    if found is not None:
+        assert shaped.find(leaves, [], None) == {found: 0}
+        return
+    with pytest.raises(errors.ConvertError, match=f"but {path.partition('/')[0]} or {path} may be"):
+        shaped.find(leaves, [], None)
+
+
+def test_layers_of_two_names_are_not_left_apart_silently(tmp_path: Path) -> None:
+    layer = {"d": {"kernel": numbers(4, 6)}}
+    names = {"enc": ("layers", 3), "dec": ("blocks", 2)}
+    params = {at: {f"{name}_{i}": layer for i in range(n)} for at, (name, n) in names.items()}
+    source = checkpoint.read(mapping_cases.save(tmp_path / "src", {"params": params}))
+    notes = mapping.planned(source, "linen-variables", scan=True).state.notes
+    assert any("dec/blocks_{}: left apart" in note and "'dec/blocks_{}'" in note for note in notes)
+    del params["dec"]
+    source = checkpoint.read(mapping_cases.save(tmp_path / "one", {"params": params}))
+    notes = mapping.planned(source, "linen-variables", scan=True).state.notes
+    assert not any("left apart" in note for note in notes)
 
 
 @pytest.mark.parametrize("stack", ["layers", "block"])

@@ -91,7 +91,8 @@ def test_one_number_changes_it(converted, tmp_path):
 
 def test_numbers_with_zeros_before_them(converted, tmp_path):
     """`layers_03` and `layers_3` and a stack have one digest; two leaves never get one path."""
-    layers = {f"layers_{i:02}": {"wi": {"kernel": array(4, 2)}} for i in range(11)}
+    wi = [{"kernel": array(4, 2), "bias": array(2)} for _ in range(11)]
+    layers = {f"layers_{i:02}": {"wi": each} for i, each in enumerate(wi)}
     padded = save(tmp_path / "padded", layers)
     plain = save(tmp_path / "plain", {f"layers_{int(k[7:])}": v for k, v in layers.items()})
     stacked = converted(padded, "nnx", scan=True)
@@ -124,12 +125,31 @@ def test_stacks_of_unknown_names(converted, tmp_path):
 
 
 def test_a_layer_axis_that_is_only_usual(tmp_path):
-    """As many layers as features: a note says on which axis they are taken apart."""
-    square = {"layers": {"wi": {"kernel": array(3, 3, 2)}, "norm": {"scale": array(3, 3)}}}
-    (note,) = told(save(tmp_path / "square", square)).notes
+    """As many layers as features: a note says on which axis MaxText's are taken apart."""
+    layers = {"wi": {"kernel": array(3, 3, 2)}, "norm": {"scale": array(3, 3)}}
+    model = {
+        "token_embedder": {"embedding": array(5, 3)},
+        "decoder": {"layers": layers, "decoder_norm": {"scale": array(3)}},
+    }
+    (note,) = told(save(tmp_path / "square", model)).notes
     assert "taken apart on axis 1, as is usual" in note and "from axis 0" in note
-    square["layers"]["wi"]["kernel"] = array(3, 5, 2)
-    assert not told(save(tmp_path / "plain", square)).notes
+    layers["wi"]["kernel"] = array(3, 5, 2)
+    assert not told(save(tmp_path / "plain", model)).notes
+
+
+def test_a_layer_axis_that_nothing_tells(tmp_path, converted):
+    """The digest is that of the whole arrays, which no other one is taken for."""
+    layers = {"wi": {"kernel": array(3, 3, 3), "bias": array(3, 3)}}
+    source = save(tmp_path / "source", {"layers": layers})
+    whole = told(source)
+    (note,) = whole.notes
+    assert "axis 0 (3 layers) or axis 1 (3 layers); an `unstack:` rule" in note
+    assert {"params/layers/wi/kernel", "params/layers/wi/bias"} <= whole.leaves.keys()
+    apart = [converted(source, "nnx", scan=False, from_scan_axis=axis) for axis in (0, 1)]
+    assert len({whole.digest, *(told(each).digest for each in apart)}) == 3
+    for axis, each in enumerate(apart):
+        rule = {"unstack": "layers", "to": "layers_{}", "axis": axis}
+        assert told(source, rules=mapped(json.dumps([rule])).rules).digest == told(each).digest
 
 
 @pytest.mark.parametrize("kind", ["spectral-norm", "weight-norm"])
