@@ -1,4 +1,3 @@
-"""Plans a conversion: from a checkpoint, seen canonically, to what the engine is to do."""
 
 import dataclasses
 from pathlib import Path
@@ -203,8 +202,10 @@ def _carried(
     if own:
         axis = own[-1].axis
     else:
-        known = {"source_axis": axis, "beside": source.own.get(auto.BESIDE)}
-        scanning, axis = auto.scan(state, scan=scan, axis=scan_axis, **known)
+        beside = source.own.get(auto.BESIDE)
+        scanning, axis = auto.scan(
+            state, scan=scan, axis=scan_axis, source_axis=axis, beside=beside
+        )
     scanning = carry.out(state, scanning)
     done += scanning
     if target.family == "nnx":
