@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # A test of the terminal sets what it needs; the terminal of whoever runs the tests has no say.
 for _name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "MAXMIG_DEBUG"):
     os.environ.pop(_name, None)
+
+
+# The same examples in every run, so that a change is judged by itself; MAXMIG_SEARCH=1 takes others.
+hypothesis.settings.register_profile("same", derandomize=True)
+if not os.environ.get("MAXMIG_SEARCH"):
+    hypothesis.settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 from yaml_documents import FLAGS, block, flow
 
@@ -73,12 +73,13 @@ def check(text: str, changes: dict[str, str | None]) -> None:
     # Removing the last line leaves the one before without a newline; if that one is empty, or its
     # newline is a part of a block scalar, this looks like a newline at the end.
     odd = None in changes.values() and re.search(r"\n\r?\n|[|>]", text)
-    if text[-1:] not in ("\n", "") and after and not odd:
+    if text.lstrip("\ufeff")[-1:] not in ("\n", "") and after and not odd:
         assert after[-1:] not in (b"\n", b"\r")
     assert "\r\n" not in text or after.count(b"\r\n") == after.count(b"\n")
 
 
 @settings(max_examples=200, deadline=None)
+@example("\ufeff", {"enable_nnx": "true"})
 @given(block(), CHANGES)
 def test_block_style(text: str, changes: dict[str, str | None]) -> None:
     check(text, changes)
