@@ -49,7 +49,7 @@ for _name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "MAXMIG_DEBUG"):
     os.environ.pop(_name, None)
 
 
-# The same examples in every run, so that a change is judged by itself; MAXMIG_SEARCH=1 takes others.
+# The same examples in every run, so that a change is judged by itself; MAXMIG_SEARCH=1: others.
 hypothesis.settings.register_profile("same", derandomize=True)
 if not os.environ.get("MAXMIG_SEARCH"):
     hypothesis.settings.load_profile("same")
