@@ -32,23 +32,17 @@ def form(
         done: the rules that were carried out.
         rescanned: whether layers were stacked or taken apart.
     """
-    found = _usual(source, target, state, origin, done, rescanned=rescanned)
+    if origin is not None:
+        found: Form | None = back.form(origin, state, rescanned)
+    elif target.name == source.layout.name:
+        found = _same_form(source, state, done)
+    else:
+        found = _usual(source, target, state)
     return _raw_scales(_listed(found, state), source, target, state, done)
 
 
-def _usual(
-    source: Checkpoint,
-    target: Layout,
-    state: State,
-    origin: dict[str, Any] | None,
-    done: tuple[Rule, ...],
-    *,
-    rescanned: bool,
-) -> Form | None:
-    if origin is not None:
-        return back.form(origin, state, rescanned)
-    if target.name == source.layout.name:
-        return _same_form(source, state, done)
+def _usual(source: Checkpoint, target: Layout, state: State) -> Form | None:
+    """The form of another layout than the source's."""
     usual: Form | None = getattr(target, "usual", None)
     if target.family != "nnx":
         return usual
