@@ -16,7 +16,7 @@ import numpy as np
 from maxmig import trees
 from maxmig.config import Config, load
 from maxmig.config.flags import Stage
-from maxmig.core import attention, dense, embed, mlp, norms, part
+from maxmig.core import attention, dense, embed, mlp, moe, norms, part
 from maxmig.core.context import Context
 from maxmig.train.runtime import Runtime
 
@@ -25,7 +25,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 # MAXMIG_MAXTEXT_FIXTURES names a folder of further checkpoints of the same kind.
 MAXTEXT = Path(os.environ.get("MAXMIG_MAXTEXT_FIXTURES", FIXTURES / "maxtext"))
 
-FAMILIES = ("tiny_llama2", "tiny_gpt3")
+FAMILIES = ("tiny_llama2", "tiny_gpt3", "tiny_mixtral")
 
 Flat = dict[str, Any]
 
@@ -185,6 +185,7 @@ _FORWARD = {
     embed.Embed: embed.forward,
     attention.Attention: attention.forward,
     mlp.Mlp: mlp.forward,
+    moe.Moe: moe.forward,
 }
 
 

@@ -85,7 +85,24 @@ def losses(logits: Array, targets: Array, counted: Array, z: float = 0.0) -> tup
     return cross, squares
 
 
-def llama2(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -> Array:
+def gated(x: Array, wi_0: Array, wi_1: Array, wo: Array) -> Array:
+    return (silu(x @ wi_0) * (x @ wi_1)) @ wo
+
+
+def mixture(x: Array, gate: Array, wi_0: Array, wi_1: Array, wo: Array, chosen: int) -> Array:
+    """x [B, L, D], gate [D, E], kernels [E, ...]: one token at a time, its experts alone."""
+    out = np.zeros_like(x)
+    for row, i in np.ndindex(*x.shape[:2]):
+        scores = x[row, i] @ gate
+        best = sorted(range(len(scores)), key=lambda e: -scores[e])[:chosen]
+        for weight, e in zip(softmax(scores[best]), best, strict=True):
+            out[row, i] += weight * gated(x[row, i], wi_0[e], wi_1[e], wo[e])
+    return out
+
+
+def llama2(
+    params: Mapping[str, Any], batch: Mapping[str, Array], layers: int, base: float = 1e4
+) -> Array:
     """Logits of configs/tiny_llama2.yml, unscanned weights."""
     w = {path: np.float64(value) for path, value in params.items()}
     x = w["token_embedder/embedding"][batch["inputs"]]
@@ -94,7 +111,7 @@ def llama2(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -
     def turned(y: Array) -> Array:
         out = np.empty_like(y)
         for row, i, head in np.ndindex(*y.shape[:3]):
-            out[row, i, head] = rotate(y[row, i, head], positions[row, i])
+            out[row, i, head] = rotate(y[row, i, head], positions[row, i], base)
         return out
 
     for i in range(layers):
@@ -107,9 +124,19 @@ def llama2(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -
         heads = attend(turned(q), turned(k), v, segments)
         x = x + np.tensordot(heads, w[f"{own}/out/kernel"], 2)
         y = rms_norm(x, w[f"{at}/post_self_attention_layer_norm/scale"], 1e-5)
-        up = silu(y @ w[f"{at}/mlp/wi_0/kernel"]) * (y @ w[f"{at}/mlp/wi_1/kernel"])
-        x = x + up @ w[f"{at}/mlp/wo/kernel"]
+        kernels = [w.get(f"{at}/mlp/{name}/kernel") for name in ("wi_0", "wi_1", "wo")]
+        if kernels[0] is not None:
+            x = x + gated(y, *kernels)
+            continue
+        moe = f"{at}/MoeBlock_0"
+        experts = [w[f"{moe}/{name}"] for name in ("gate/kernel", "wi_0", "wi_1", "wo")]
+        x = x + mixture(y, *experts, 2)
     return rms_norm(x, w["decoder/decoder_norm/scale"], 1e-5) @ w["decoder/logits_dense/kernel"]
+
+
+def mixtral(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -> Array:
+    """Logits of configs/tiny_mixtral.yml, unscanned weights: two experts for each token."""
+    return llama2(params, batch, layers, base=1e6)
 
 
 def gpt3(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -> Array:
@@ -136,4 +163,4 @@ def gpt3(params: Mapping[str, Any], batch: Mapping[str, Array], layers: int) -> 
     return normed(x, "decoder/decoder_norm") @ bfloat16(table).T
 
 
-MODELS = {"tiny_llama2": (llama2, 4), "tiny_gpt3": (gpt3, 3)}
+MODELS = {"tiny_llama2": (llama2, 4), "tiny_gpt3": (gpt3, 3), "tiny_mixtral": (mixtral, 3)}

@@ -13,6 +13,7 @@ from maxmig.config.groups.base import Contradiction, Group
 from maxmig.config.groups.checkpoint import Checkpoint
 from maxmig.config.groups.data import Data
 from maxmig.config.groups.model import DERIVED, Model
+from maxmig.config.groups.moe import Moe
 from maxmig.config.groups.numerics import Numerics, Stack
 from maxmig.config.groups.optimizer import Optimizer
 from maxmig.config.groups.sharding import Sharding
@@ -20,6 +21,7 @@ from maxmig.config.groups.train import Flags, Generate, Run, Train
 from maxmig.errors import ConfigError
 
 BYTES = 256
+WITH_EXPERTS = ("mixtral",)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Config(Group):
     run: Run
     flags: Flags
     model: Model
+    moe: Moe
     numerics: Numerics
     stack: Stack
     optimizer: Optimizer
@@ -139,6 +142,46 @@ class Config(Group):
                 "table",
             )
         return self
+
+    @model_validator(mode="after")
+    def _experts(self) -> "Config":
+        family, count = self.model.decoder_block, self.moe.num_experts
+        if (family in WITH_EXPERTS) != (count > 1):
+            wants = "has experts: num_experts must be at least 2"
+            has_none = f"has no experts: num_experts must be 1 (families with: {WITH_EXPERTS[0]})"
+            raise Contradiction(
+                ("decoder_block", "num_experts"),
+                f"decoder_block {family} {wants if family in WITH_EXPERTS else has_none}, got "
+                f"{count}",
+            )
+        if family in WITH_EXPERTS:
+            self._expert_blocks()
+        return self
+
+    def _expert_blocks(self) -> None:
+        """Refuses what the experts' blocks do not have."""
+        m, family = self.model, self.model.decoder_block
+        for name, width in (("base_moe_mlp_dim", m.base_mlp_dim), ("moe_mlp_dim", m.mlp_dim)):
+            told, other = getattr(self.moe, name), name.replace("moe_", "")
+            if told not in (-1, width):
+                raise Contradiction(
+                    (name, other),
+                    f"{name} {told} and {other} {width} disagree: every layer of {family} is a "
+                    f"mixture of experts. Set {other}, and leave {name} out",
+                )
+        for name in ("mlp_bias", "fused_mlp"):
+            if getattr(m, name):
+                raise Contradiction(
+                    ("decoder_block", name),
+                    f"decoder_block {family} has neither biases nor fused kernels in its experts: "
+                    f"{name} must be false",
+                )
+        if len(m.mlp_activations) != 2 or m.mlp_activations[1] != "linear":
+            raise Contradiction(
+                ("decoder_block", "mlp_activations"),
+                f"decoder_block {family} has gated experts: mlp_activations must be [activation, "
+                f"linear], got {list(m.mlp_activations)}",
+            )
 
     @model_validator(mode="after")
     def _vocabulary(self) -> "Config":

@@ -15,6 +15,7 @@ def fan_in(
     in_axes: tuple[int, ...],
     out_axes: tuple[int, ...],
     *,
+    batch: tuple[int, ...] = (),
     distribution: Distribution = "truncated_normal",
     divide_by: float = 1.0,
 ) -> Initializer:
@@ -24,10 +25,13 @@ def fan_in(
         scale: variance times fan-in.
         in_axes: dimensions that the product contracts.
         out_axes: dimensions that it produces.
+        batch: dimensions over which matrices are kept side by side.
         distribution: "truncated_normal" or "normal".
         divide_by: the result is divided by this; queries fold 1/sqrt(head_dim) in here.
     """
-    draw = jax.nn.initializers.variance_scaling(scale, "fan_in", distribution, in_axes, out_axes)
+    draw = jax.nn.initializers.variance_scaling(
+        scale, "fan_in", distribution, in_axes, out_axes, batch
+    )
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         values = draw(key, shape, dtype)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -89,15 +89,19 @@ def forward(
     """x [B, L, D] -> ([B, L, D], no cache, no auxiliary values): the form of every branch."""
     if cfg.norm:
         x = parts.mlp_layer_norm(x)
-    wide = jnp.float32 if cfg.numerics.activations_in_float32 else cfg.numerics.dtype
-    hidden = [
-        ACTIVATIONS[name](up.astype(wide))
-        for name, up in zip(cfg.activations, _project(parts, cfg, x), strict=True)
-    ]
-    h = functools.reduce(operator.mul, hidden).astype(cfg.numerics.dtype)
+    h = gated(cfg.activations, _project(parts, cfg, x), cfg.numerics)
     h = dropout.forward(h, cfg.dropout, context, "mlp")
     h = constrain(h, "activation_batch", "activation_length", "activation_mlp")
     return checkpoint_name(parts.wo(h), "mlpwo"), cache, {}
+
+
+def gated(names: Sequence[str], projections: Sequence[Array], numerics: Numerics) -> Array:
+    """The product of the activated projections, each [..., M], in `numerics.dtype`."""
+    wide = jnp.float32 if numerics.activations_in_float32 else numerics.dtype
+    activated = [
+        ACTIVATIONS[name](up.astype(wide)) for name, up in zip(names, projections, strict=True)
+    ]
+    return functools.reduce(operator.mul, activated).astype(numerics.dtype)
 
 
 def _project(parts: Any, cfg: Mlp, x: Array) -> list[Array]:

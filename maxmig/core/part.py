@@ -30,6 +30,7 @@ class Param:
         dtype: the dtype in which it is stored.
         fan_in: the dimensions that a matrix product contracts; None where the array is no matrix
             (norm scales, biases, embeddings). Matrix optimizers such as Muon read it.
+        batch: the dimensions over which matrices are kept side by side, such as experts.
         layers: number of layers stacked in it, 0 for none; `axis` is where.
         template: its path with the layer number left out, and `layer` that number: the same in
             stacked and unstacked trees, so that random streams are the same too.
@@ -40,6 +41,7 @@ class Param:
     init: Initializer
     dtype: Any
     fan_in: tuple[int, ...] | None = None
+    batch: tuple[int, ...] = ()
     layers: int = 0
     axis: int = 0
     axis_name: str = "layers"
@@ -49,12 +51,16 @@ class Param:
     def stacked(self, layers: int, axis: int, name: str) -> "Param":
         """This parameter for `layers` layers in one array, the layer axis at `axis`."""
         at = min(axis, len(self.shape))
-        fan_in = self.fan_in and tuple(i + (i >= at) for i in self.fan_in)
+
+        def moved(dims: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(i + (i >= at) for i in dims)
+
         return dataclasses.replace(
             self,
             shape=(*self.shape[:at], layers, *self.shape[at:]),
             axes=(*self.axes[:at], name, *self.axes[at:]),
-            fan_in=fan_in,
+            fan_in=self.fan_in and moved(self.fan_in),
+            batch=moved(self.batch),
             layers=layers,
             axis=at,
             axis_name=name,

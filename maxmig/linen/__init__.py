@@ -1,7 +1,7 @@
 """The Linen wing: who owns which array, and how layers are lifted; core does the arithmetic."""
 
 from maxmig.linen.decoder import Decoder, Layer, Model
-from maxmig.linen.layers import Attention, Dense, Embed, Mlp, Norm
+from maxmig.linen.layers import Attention, Dense, Embed, Mlp, Moe, Norm
 from maxmig.linen.state import State
 from maxmig.linen.wing import Wing
 
@@ -13,6 +13,7 @@ __all__ = [
     "Layer",
     "Mlp",
     "Model",
+    "Moe",
     "Norm",
     "State",
     "Wing",

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from maxmig.core import attention, dense, embed, mlp, norms, part
+from maxmig.core import attention, dense, embed, mlp, moe, norms, part
 from maxmig.core.context import Context
 from maxmig.core.kv_cache import LayerCache
 
@@ -106,3 +106,16 @@ class Mlp(nn.Module):
 
     def __call__(self, x: Array, context: Context, cache: None = None) -> Any:
         return mlp.forward(self, self.cfg, x, context, cache)
+
+
+@implements(moe.Moe)
+class Moe(nn.Module):
+    """A mixture of experts: `core.moe`."""
+
+    cfg: moe.Moe
+
+    def setup(self) -> None:
+        own(self, self.cfg)
+
+    def __call__(self, x: Array, context: Context, cache: None = None) -> Any:
+        return moe.forward(self, self.cfg, x, context, cache)

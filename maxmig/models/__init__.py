@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from maxmig.config import Config
 from maxmig.core import decoder
-from maxmig.models import common, gpt3, llama2
+from maxmig.models import common, gpt3, llama2, mixtral
 
 FAMILIES: dict[str, Callable[[Config], decoder.Model]] = {
     "gpt3": gpt3.model,
     "llama2": llama2.model,
+    "mixtral": mixtral.model,
 }
 
 

@@ -1,12 +1,17 @@
 """Llama 2 (Touvron et al. 2023): RMSNorm, rotary positions, grouped queries, SwiGLU."""
 
 from maxmig.config import Config
-from maxmig.core import attention, decoder, norms, rope
+from maxmig.core import attention, decoder, norms, part, rope
 from maxmig.models import common
 
 
 def model(cfg: Config) -> decoder.Model:
     """The description of a Llama 2 model, in MaxText's names."""
+    return around(cfg, "mlp", common.feed_forward(cfg, bias=cfg.model.mlp_bias))
+
+
+def around(cfg: Config, name: str, block: part.Part) -> decoder.Model:
+    """A model of Llama's layers with this feed-forward block, called `name`, in each."""
     norm = norms.RMSNorm(
         cfg.model.emb_dim, cfg.model.normalization_layer_epsilon, common.numerics(cfg)
     )
@@ -15,11 +20,11 @@ def model(cfg: Config) -> decoder.Model:
             ("pre_self_attention_layer_norm", norm),
             ("self_attention", _attention(cfg)),
             ("post_self_attention_layer_norm", norm),
-            ("mlp", common.feed_forward(cfg, bias=cfg.model.mlp_bias)),
+            (name, block),
         ),
         branches=(
             decoder.Branch("self_attention", norm="pre_self_attention_layer_norm"),
-            decoder.Branch("mlp", norm="post_self_attention_layer_norm"),
+            decoder.Branch(name, norm="post_self_attention_layer_norm"),
         ),
         dropout=common.dropout_rate(cfg),
     )

@@ -1,7 +1,7 @@
 """The NNX wing: who owns which array, and how layers are lifted; core does the arithmetic."""
 
 from maxmig.nnx.decoder import Decoder, Layer, Model
-from maxmig.nnx.layers import Attention, Dense, Embed, Mlp, Norm
+from maxmig.nnx.layers import Attention, Dense, Embed, Mlp, Moe, Norm
 from maxmig.nnx.state import State
 from maxmig.nnx.wing import Wing
 
@@ -13,6 +13,7 @@ __all__ = [
     "Layer",
     "Mlp",
     "Model",
+    "Moe",
     "Norm",
     "State",
     "Wing",

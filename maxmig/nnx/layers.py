@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from maxmig.core import attention, dense, embed, mlp, norms, part
+from maxmig.core import attention, dense, embed, mlp, moe, norms, part
 from maxmig.core.context import Context
 from maxmig.core.kv_cache import LayerCache
 
@@ -119,3 +119,17 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array, context: Context, cache: None = None) -> Any:
         return mlp.forward(self, self.cfg, x, context, cache)
+
+
+@implements(moe.Moe)
+class Moe(nnx.Module):
+    """A mixture of experts: `core.moe`."""
+
+    cfg: moe.Moe
+
+    def __init__(self, cfg: moe.Moe, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        own(self, cfg, rngs)
+
+    def __call__(self, x: Array, context: Context, cache: None = None) -> Any:
+        return moe.forward(self, self.cfg, x, context, cache)

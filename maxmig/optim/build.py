@@ -115,7 +115,7 @@ def matrices(spec: Mapping[str, Param]) -> dict[str, Any]:
 def _matrix(path: str, param: Param) -> Any:
     if param.fan_in is None or "logits_dense" in path:
         return None
-    batch = {param.axis} if param.layers else set()
+    batch = {*param.batch, *((param.axis,) if param.layers else ())}
     rest = set(range(len(param.shape))) - set(param.fan_in) - batch
     return optax.contrib.MuonDimensionNumbers(tuple(param.fan_in), tuple(sorted(rest)))
 

@@ -50,12 +50,14 @@ class Loss:
         total: cross entropy and z-loss, a mean over the counted targets, and auxiliary losses.
         cross_entropy: mean of -log p(target), nats.
         z_loss: mean of the z-loss.
+        auxiliary: losses of the layers, by name, each a mean over the layers that have it.
         tokens: number of counted targets.
     """
 
     total: Array
     cross_entropy: Array
     z_loss: Array
+    auxiliary: Mapping[str, Array]
     tokens: Array
 
 
@@ -88,9 +90,19 @@ def loss(
     out = backend.apply(params, batch["inputs"], context)
     sums = losses.token_losses(out.logits, batch["targets"], batch["targets_segmentation"], z_loss)
     count = (sums.tokens if tokens is None else tokens) + 1e-8
-    auxiliary = sum((jnp.mean(v) for k, v in out.aux.items() if k.endswith("_loss")), jnp.zeros(()))
+    auxiliary = {name: share * value for name, value in _auxiliary(out.aux).items()}
     cross_entropy, z = sums.cross_entropy / count, sums.z_loss / count
-    return Loss(cross_entropy + z + share * auxiliary, cross_entropy, z, sums.tokens)
+    total = cross_entropy + z + sum(auxiliary.values(), jnp.zeros(()))
+    return Loss(total, cross_entropy, z, auxiliary, sums.tokens)
+
+
+def _auxiliary(aux: Mapping[str, Array]) -> dict[str, Array]:
+    """The losses among a model's auxiliary values: means over the layers of all stacks, by name."""
+    found: dict[str, list[Array]] = {}
+    for path, values in aux.items():
+        if path.endswith("_loss"):
+            found.setdefault(path.rsplit("/", 1)[-1], []).append(jnp.ravel(values))
+    return {name: jnp.mean(jnp.concatenate(each)) for name, each in found.items()}
 
 
 def loss_and_gradients(
@@ -122,9 +134,10 @@ def loss_and_gradients(
         (_, result), grads = differentiate(params, micro, here, tokens)
         return jax.tree.map(jnp.add, total, (result, grads)), None
 
-    zero = jnp.zeros((), jnp.float32)
-    start = (Loss(zero, zero, zero, zero), jax.tree.map(jnp.zeros_like, params))
     micro = jax.tree.map(lambda x: _split(x, accumulation), dict(batch))
+    first = jax.tree.map(lambda x: x[0], micro)
+    (_, result), grads = jax.eval_shape(differentiate, params, first, key, tokens)
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (result, grads))
     (result, grads), _ = jax.lax.scan(body, start, (micro, jnp.arange(accumulation)))
     return result, grads
 
@@ -143,7 +156,7 @@ def train_step(
 
     Returns:
         The next state, and scalars: loss, lm_loss, z_loss, total_weights, learning_rate,
-        raw_grad_norm, grad_norm (after clipping), param_norm.
+        raw_grad_norm, grad_norm (after clipping), param_norm, and the auxiliary losses by name.
     """
     native = view.native(state)
     params = backend.params(native)
@@ -171,6 +184,7 @@ def train_step(
         "raw_grad_norm": raw_norm,
         "grad_norm": norm,
         "param_norm": global_norm(backend.params(native)),
+        **result.auxiliary,
     }
 
 

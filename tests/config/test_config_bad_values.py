@@ -73,8 +73,8 @@ SINGLE = {
     "train_files=3": "expected text or a list (text each), got the integer 3",
     "max_num_checkpoints_to_keep=0": "expected an integer >= 1, or null, got the integer 0",
     "final_logits_soft_cap=-1": "expected a number > 0, or null, got the integer -1",
-    "decoder_block=gemma2": "maxmig has no family 'gemma2'; the families it has are llama2 and "
-    "gpt3",
+    "decoder_block=gemma2": "maxmig has no family 'gemma2'; the families it has are llama2, "
+    "gpt3 and mixtral",
     "attention_type=mla": "maxmig does not compute 'mla' attention; it has global and "
     "local_sliding",
     "attention_type=globl": "expected one of global, local_sliding, or null, got the text "
@@ -90,6 +90,7 @@ SINGLE = {
     "tokenizer_type=sentencepiece": "maxmig does not read 'sentencepiece' tokenizers; write byte, "
     "or huggingface with tokenizer_path naming a tokenizer.json",
     "init_weights_seed=-1": "expected an integer >= 0 and <= 4294967295, got the integer -1",
+    "moe_mlp_dim=0": "expected a positive width, or -1 for that of the layer, got 0",
     "logical_axis_rules=[norm]": "expected pairs [logical axis, [mesh axes]], got 'norm'",
 }
 
@@ -113,6 +114,40 @@ TOGETHER = {
         "decoder_block: gpt3 (configs/tiny_gpt3.yml:N)",
         "num_query_heads: derived from base_num_query_heads, 2 (configs/tiny_gpt3.yml:N)",
         "num_kv_heads: derived from base_num_kv_heads, 1 (command line)",
+    ),
+    ("tiny_llama2", "num_experts=8"): (
+        "decoder_block llama2 has no experts: num_experts must be 1 (families with: mixtral), got "
+        "8",
+        "decoder_block: llama2 (configs/tiny_llama2.yml:N)",
+        "num_experts: 8 (command line)",
+    ),
+    ("tiny_mixtral", "num_experts_per_tok=5"): (
+        "num_experts_per_tok 5 is more than num_experts 4: a token cannot choose an expert twice",
+        "num_experts_per_tok: 5 (command line)",
+        "num_experts: 4 (configs/tiny_mixtral.yml:N)",
+    ),
+    ("tiny_mixtral", "num_experts=1", "num_experts_per_tok=1"): (
+        "decoder_block mixtral has experts: num_experts must be at least 2, got 1",
+        "decoder_block: mixtral (configs/tiny_mixtral.yml:N)",
+        "num_experts: 1 (command line)",
+    ),
+    ("tiny_mixtral", "base_moe_mlp_dim=64"): (
+        "base_moe_mlp_dim 64 and base_mlp_dim 48 disagree: every layer of mixtral is a mixture of "
+        "experts. Set base_mlp_dim, and leave base_moe_mlp_dim out",
+        "base_moe_mlp_dim: 64 (command line)",
+        "base_mlp_dim: 48 (configs/tiny_mixtral.yml:N)",
+    ),
+    ("tiny_mixtral", "mlp_bias=true"): (
+        "decoder_block mixtral has neither biases nor fused kernels in its experts: mlp_bias must "
+        "be false",
+        "decoder_block: mixtral (configs/tiny_mixtral.yml:N)",
+        "mlp_bias: true (command line)",
+    ),
+    ("tiny_mixtral", "mlp_activations=[gelu]"): (
+        "decoder_block mixtral has gated experts: mlp_activations must be [activation, linear], "
+        "got ['gelu']",
+        "decoder_block: mixtral (configs/tiny_mixtral.yml:N)",
+        "mlp_activations: [gelu] (command line)",
     ),
     ("tiny_llama2", "emb_dim=64"): (
         "emb_dim and base_emb_dim disagree: base_emb_dim with global_parameter_scale 1 makes "

@@ -191,7 +191,8 @@ def test_all_unknown_keys_at_once(tmp_path: Path) -> None:
         (
             "lama2-7b",
             "command line: model_name: there is no model 'lama2-7b'; maxmig has default, "
-            "gpt3-175b, gpt3-22b, gpt3-52k, gpt3-6b, llama2-13b, llama2-70b, llama2-7b; did you "
+            "gpt3-175b, gpt3-22b, gpt3-52k, gpt3-6b, llama2-13b, llama2-70b, llama2-7b, "
+            "mixtral-8x22b, mixtral-8x7b; did you "
             "mean llama2-7b or llama2-70b or llama2-13b?",
         ),
         ("../x", "command line: model_name: expected a plain name, got '../x'"),

@@ -94,14 +94,14 @@ def test_why_of_long_values(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_why_of_a_foreign_key(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "why", "num_experts", "configs/demo.yml")
+    code, out, _ = run(capsys, "why", "shared_experts", "configs/demo.yml")
     assert (code, out) == (
         0,
-        "num_experts is a key of MaxText that has no effect in maxmig: maxmig has no mixture of "
-        "experts.\nIt is accepted at 1.\n",
+        "shared_experts is a key of MaxText that has no effect in maxmig: maxmig's mixture of "
+        "experts has no such variant.\nIt is accepted at 0.\n",
     )
-    _, out, _ = run(capsys, "why", "num_experts", "--json")
-    assert json.loads(out)["accepted"] == "1"
+    _, out, _ = run(capsys, "why", "shared_experts", "--json")
+    assert json.loads(out)["accepted"] == "0"
 
 
 def test_why_of_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Initial values: the distribution of every leaf; a stream depends on (seed, path, layer) alone."""
 
+import dataclasses
 import math
 
 import helpers
@@ -23,8 +24,9 @@ def initial(name: str, *overrides: str, seed: int = 0) -> tuple[dict, dict]:
 
 def expected(path: str, name: str) -> tuple[float, bool]:
     """(standard deviation, whether it is cut off) of a kernel, from its fan-in."""
-    d, m, n, h = 64, 128, (4 if name == "tiny_llama2" else 2), 16
-    leaf = path.split("/")[-2]
+    d, m, n, h = 64, 128, (2 if name == "tiny_gpt3" else 4), 16
+    *_, above, leaf = path.split("/")
+    leaf = above if leaf == "kernel" else leaf  # experts are bare arrays
     fan = {"wo": m, "out": n * h}.get(leaf, d)
     fold = math.sqrt(h) if leaf == "query" else 1.0
     return 1 / math.sqrt(fan) / fold, not (name == "tiny_gpt3" and "self_attention" in path)
@@ -38,7 +40,7 @@ def test_every_leaf_has_maxtexts_distribution(name: str) -> None:
         kind = path.rsplit("/", 1)[-1]
         kinds.add(kind)
         if kind == "scale":
-            assert np.all(value == (1 if name == "tiny_llama2" else 0)), path
+            assert np.all(value == (0 if name == "tiny_gpt3" else 1)), path
         elif kind == "bias":
             assert np.all(value == 0), path
         else:
@@ -48,7 +50,8 @@ def test_every_leaf_has_maxtexts_distribution(name: str) -> None:
             assert value.std() == pytest.approx(std, rel=4 / math.sqrt(2 * n)), path
             largest = np.abs(value).max() / std
             assert (largest <= TRUNCATION * 1.0001) == cut, (path, largest)
-    assert kinds == {"scale", "kernel", "embedding"} | ({"bias"} if name == "tiny_gpt3" else set())
+    more = {"tiny_gpt3": {"bias"}, "tiny_mixtral": {"wi_0", "wi_1", "wo"}}
+    assert kinds == {"scale", "kernel", "embedding"} | more.get(name, set())
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -92,6 +95,12 @@ def test_stacking_puts_the_layer_axis_where_it_is_asked_for() -> None:
     assert (one.shape, one.axes, one.fan_in) == ((4, 3, 6), ("embed", "layers", "mlp"), (0,))
     zero = param.stacked(3, 0, "layers")
     assert (zero.shape, zero.axes, zero.fan_in) == ((3, 4, 6), ("layers", "embed", "mlp"), (1,))
+    experts = dataclasses.replace(
+        param, shape=(2, 4, 6), axes=("exp",) * 3, fan_in=(1,), batch=(0,)
+    )
+    one, zero = experts.stacked(3, 1, "layers"), experts.stacked(3, 0, "layers")
+    assert (one.shape, one.fan_in, one.batch) == ((2, 3, 4, 6), (2,), (0,))
+    assert (zero.shape, zero.fan_in, zero.batch) == ((3, 2, 4, 6), (2,), (1,))
     scale = part.Param((4,), ("norm",), lambda k, s, d: jnp.zeros(s, d), jnp.float32)
     assert scale.stacked(3, 1, "layers").shape == (4, 3)
     assert part.Param((), (), scale.init, jnp.float32).stacked(3, 1, "layers").shape == (3,)

@@ -135,6 +135,19 @@ def test_muons_matrices_of_llama2() -> None:
     assert (tuple(out.reduction_axis), tuple(out.output_axis)) == ((0, 1), (2,))
 
 
+def test_muons_matrices_of_experts() -> None:
+    """Each expert's kernels are matrices of their own, beside one another like layers."""
+    spec = helpers.runtime("tiny_mixtral").backend.spec
+    moe = "decoder/layers/MoeBlock_0"
+    assert spec[f"{moe}/wi_0"].shape == (4, 3, 32, 48)
+    table = trees.flatten(matrices(spec))
+    for name in ("wi_0", "wi_1", "wo"):
+        found = table[f"{moe}/{name}"]
+        assert (found.reduction_axis, found.output_axis) == ((2,), (3,)), name
+    router = table[f"{moe}/gate/kernel"]
+    assert (router.reduction_axis, router.output_axis) == ((0,), (2,))
+
+
 @pytest.mark.parametrize("limit", [0.0, 0.5, 1e6])
 def test_clipping_is_by_the_global_norm(limit: float) -> None:
     grads = {"a": jnp.asarray(draw(3, 2, seed=0)), "b": jnp.asarray(draw(5, seed=1))}

@@ -18,7 +18,9 @@ MESHES = {
     "fsdp 8": (),
     "tensor 2, fsdp 4": ("ici_tensor_parallelism=2",),
     "data 2, fsdp 2, tensor 2": ("ici_data_parallelism=2", "ici_tensor_parallelism=2"),
+    "fsdp 2, tensor 2, expert 2": ("ici_tensor_parallelism=2", "ici_expert_parallelism=2"),
 }
+DENSE, EXPERTS = list(MESHES)[:3], list(MESHES)[3]
 # The batch has 8 rows however many devices share them.
 ROWS = {1: "per_device_batch_size=8", 8: "per_device_batch_size=1"}
 TRAINING = ("warmup_steps_fraction=0", "learning_rate=0.01", "base_num_decoder_layers=2")
@@ -134,7 +136,11 @@ single = functools.cache(run)
 
 @pytest.mark.parametrize(
     ("shape", "name"),
-    [*((shape, "tiny_llama2") for shape in MESHES), (list(MESHES)[-1], "tiny_gpt3")],
+    [
+        *((shape, "tiny_llama2") for shape in DENSE),
+        (DENSE[-1], "tiny_gpt3"),
+        (EXPERTS, "tiny_mixtral"),
+    ],
 )
 def test_eight_devices_compute_what_one_does(shape: str, name: str, wing: Stage) -> None:
     wanted, state, _ = single(name, wing, 1)
@@ -155,6 +161,24 @@ def test_eight_devices_compute_what_one_does(shape: str, name: str, wing: Stage)
     }
     axes = {part for spec in layout.values() for part in jax.tree.leaves(tuple(spec)) if part}
     assert "fsdp" in axes and ("tensor" in axes) == ("tensor" in shape)
+
+
+@pytest.mark.parametrize("sparse", ["true", "false"])
+def test_experts_lie_on_devices_of_their_own(sparse: str) -> None:
+    """And the loss that spreads the load is that of the whole batch."""
+    options = (f"sparse_matmul={sparse}", "load_balance_loss_weight=0.1")
+    wanted, state, _ = single("tiny_mixtral", Stage.NNX, 1, *options)
+    metrics, found, layout = run("tiny_mixtral", Stage.NNX, 8, *MESHES[EXPERTS], *options)
+    moe = "params/decoder/layers/MoeBlock_0"
+    assert layout[f"{moe}/wi_0"] == P("expert", None, "fsdp", "tensor")
+    assert layout[f"{moe}/wo"] == P("expert", None, "tensor", "fsdp")
+    assert layout[f"{moe}/gate/kernel"] == P("fsdp")
+    for got, want in zip(metrics, wanted, strict=True):
+        assert got["moe_lb_loss"] == pytest.approx(want["moe_lb_loss"], rel=1e-6)
+        assert want["moe_lb_loss"] > 0.19  # weight times choices, where the load is even
+        assert got["loss"] == pytest.approx(want["loss"], rel=1e-6)
+    far = {path: float(np.abs(found[path] - state[path]).max()) for path in state}
+    assert max(far.values()) < 1e-4, far
 
 
 def test_accumulation_and_dropout_are_the_same_on_eight_devices(wing: Stage) -> None:

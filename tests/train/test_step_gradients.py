@@ -50,8 +50,9 @@ def gradients(backend: Any, params: Any, one: Any, accumulation: int, z: float =
         )
 
     loss, grads = program(dict(params), one)
-    fields = (f.name for f in dataclasses.fields(loss))
-    return {name: float(getattr(loss, name)) for name in fields}, helpers.numpy(grads)
+    values = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss)}
+    values |= values.pop("auxiliary")
+    return {name: float(value) for name, value in values.items()}, helpers.numpy(grads)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])
@@ -85,6 +86,8 @@ def test_an_auxiliary_loss_counts_once_and_with_its_gradient(accumulation: int) 
     table, tokens = params["token_embedder/embedding"], one["inputs"]
     # The mean over layers of (x, 3x) is 2x; micro-batches are equally large: means of means agree.
     auxiliary = 2 * np.mean(np.square(np.float64(table[tokens])))
+    assert with_it["balance_loss"] == pytest.approx(auxiliary, rel=1e-6)
+    assert "fraction" not in with_it
     assert with_it["total"] == pytest.approx(plain["total"] + auxiliary, rel=1e-6)
     assert with_it["cross_entropy"] == pytest.approx(plain["cross_entropy"], rel=1e-6)
     counts = np.bincount(tokens.ravel(), minlength=len(table))[:, None]

@@ -15,7 +15,8 @@ from maxmig.core import embed
 
 LOGITS, LOSS, GRADIENTS = 2e-5, 1e-5, 2e-5
 ENDS = ("", "_position", "_segmentation")
-WITH_GRADIENTS = ("llama2_linen_scan", "gpt3_linen_scan")
+FAMILIES = ("llama2_", "gpt3_", "mixtral_")
+WITH_GRADIENTS = ("llama2_linen_scan", "gpt3_linen_scan", "mixtral_linen_scan")
 
 
 def reference(name: str) -> Any:
@@ -30,12 +31,12 @@ def reference(name: str) -> Any:
 NAMES = sorted(
     path.name
     for path in helpers.MAXTEXT.iterdir()
-    if path.name.startswith(("llama2_", "gpt3_")) and reference(path.name)
+    if path.name.startswith(FAMILIES) and reference(path.name)
 )
 RESUMED = sorted(
     path.parent.name
     for path in helpers.MAXTEXT.glob("*/resume.json")
-    if path.parent.name.startswith(("llama2_", "gpt3_"))
+    if path.parent.name.startswith(FAMILIES)
 )
 
 
@@ -54,10 +55,11 @@ def restored(name: str) -> dict[str, np.ndarray]:
     return helpers.numpy(Store(helpers.MAXTEXT / name / "checkpoint").restore(None, target).flat)
 
 
-def runtime(name: str, stage: Stage) -> Any:
+def runtime(name: str, stage: Stage, *options: str) -> Any:
     """The runtime of a fixture's configuration as MaxText wrote it, resumed as in resume.json."""
     path = helpers.MAXTEXT / name / "config.yml"
-    return helpers.runtime(path, "steps=13", "learning_rate_schedule_steps=100", stage=stage)
+    resumed = ("steps=13", "learning_rate_schedule_steps=100")
+    return helpers.runtime(path, *resumed, *options, stage=stage)
 
 
 def params(name: str) -> dict[str, np.ndarray]:
@@ -68,8 +70,8 @@ def params(name: str) -> dict[str, np.ndarray]:
     }
 
 
-def check(name: str, stage: Stage, which: str) -> None:
-    rt = runtime(name, stage)
+def check(name: str, stage: Stage, which: str, *options: str) -> None:
+    rt = runtime(name, stage, *options)
     weights, one = helpers.only(rt, params(name)), batch(name, which)
     with np.load(reference(name)) as wanted:
         logits, loss = wanted[f"{which}_logits"], float(wanted[f"{which}_loss"])
@@ -113,9 +115,15 @@ def test_logits_and_loss_are_maxtexts(name: str, which: str, wing: Stage) -> Non
 
 
 @pytest.mark.parametrize("middle", [Stage.BRIDGED_DECODER, Stage.BRIDGED, Stage.HYBRID])
-@pytest.mark.parametrize("name", ["llama2_linen_scan", "gpt3_nnx_noscan"])
+@pytest.mark.parametrize("name", ["llama2_linen_scan", "gpt3_nnx_noscan", "mixtral_linen_scan"])
 def test_the_mixed_rungs_give_maxtexts_logits_too(name: str, middle: Stage) -> None:
     check(name, middle, "b")
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_sorted_tokens_give_maxtexts_logits_as_all_experts_do(which: str, wing: Stage) -> None:
+    assert not runtime("mixtral_linen_scan", wing).cfg.moe.sparse_matmul
+    check("mixtral_linen_scan", wing, which, "sparse_matmul=true")
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)

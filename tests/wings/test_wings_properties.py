@@ -20,11 +20,14 @@ from maxmig.core.kv_cache import Cache
 BY_POSITION = {
     "tiny_llama2": "token_embedder/embedding",
     "tiny_gpt3": "decoder/position_embedder/embedding",
+    "tiny_mixtral": "token_embedder/embedding",
 }
 
 
 def reach(name: str, stage: Stage, *overrides: str) -> np.ndarray:
     """[L, L]: how much the logits at i depend on the input at j."""
+    if name == "tiny_mixtral":  # JAX does not batch the products of sorted tokens, as jacrev asks
+        overrides = (*overrides, "sparse_matmul=false")
     rt = helpers.runtime(name, *overrides, stage=stage)
     params = dict(helpers.weights(name, *overrides))
     tokens = jnp.arange(12, dtype=jnp.int32)[None]

@@ -1,9 +1,9 @@
 """Witness from outside: Hugging Face transformers, in float64, for both families and their options.
 
 `llama` is the plain family, `mistral` its sliding window and a head_dim of its own, `qwen3` its
-query and key norms, `gpt2` is GPT-3's architecture. GPT-2's head is tied, and MaxText's tied head
-goes through bfloat16, so here the table is copied into an untied head; the gradient of the tied
-table is then the sum of both.
+query and key norms, `mixtral` its layers with experts, `gpt2` is GPT-3's architecture. GPT-2's head
+is tied, and MaxText's tied head goes through bfloat16, so here the table is copied into an untied
+head; the gradient of the tied table is then the sum of both.
 """
 
 import functools
@@ -18,7 +18,7 @@ import pytest
 from maxmig.config.flags import Stage
 
 LOGITS, LOSS, GRADIENTS = 3e-5, 2e-6, 2e-5
-NAMES = ("llama", "mistral", "qwen3", "gpt2")
+NAMES = ("llama", "mistral", "mixtral", "qwen3", "gpt2")
 
 
 @functools.cache
@@ -46,15 +46,25 @@ def runtime(name: str, stage: Stage, *more: str) -> Any:
             "base_num_kv_heads": c["num_key_value_heads"],
             "base_mlp_dim": c["intermediate_size"],
             "base_num_decoder_layers": c["num_hidden_layers"],
-            "head_dim": c["head_dim"],
+            "head_dim": head_dim(c),
             "normalization_layer_epsilon": c["rms_norm_eps"],
             "rope_max_timescale": int(c["rope_parameters"]["rope_theta"]),
             "sliding_window_size": c.get("sliding_window") or 0,
             "use_qk_norm": str(name == "qwen3").lower(),
         }
+    if name == "mixtral":
+        keys |= {
+            "num_experts": c["num_local_experts"],
+            "num_experts_per_tok": c["num_experts_per_tok"],
+            "load_balance_loss_weight": 0,
+        }
     keys |= {"vocab_size": c["vocab_size"], "scan_layers": "false", "max_target_length": 40}
-    family = "tiny_gpt3" if name == "gpt2" else "tiny_llama2"
+    family = {"gpt2": "tiny_gpt3", "mixtral": "tiny_mixtral"}.get(name, "tiny_llama2")
     return helpers.runtime(family, *(f"{k}={v}" for k, v in keys.items()), *more, stage=stage)
+
+
+def head_dim(c: dict[str, Any]) -> int:
+    return c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
 
 
 def mapped(name: str, tensors: dict[str, np.ndarray], *, gradient: bool) -> dict[str, np.ndarray]:
@@ -65,7 +75,7 @@ def mapped(name: str, tensors: dict[str, np.ndarray], *, gradient: bool) -> dict
 def _llama(
     c: dict[str, Any], name: str, t: dict[str, np.ndarray], gradient: bool
 ) -> dict[str, np.ndarray]:
-    d, h, n, k = c["hidden_size"], c["head_dim"], c["num_attention_heads"], c["num_key_value_heads"]
+    d, h, n, k = c["hidden_size"], head_dim(c), c["num_attention_heads"], c["num_key_value_heads"]
     # 1/sqrt(H) is in our query kernel, unless queries are normalised.
     fold = 1.0 if name == "qwen3" else math.sqrt(h) if gradient else 1 / math.sqrt(h)
     out = {
@@ -91,11 +101,26 @@ def _llama(
             f"{here}/post_self_attention_layer_norm/scale": layer[
                 "post_attention_layernorm.weight"
             ],
-            f"{here}/mlp/wi_0/kernel": layer["mlp.gate_proj.weight"].T,
-            f"{here}/mlp/wi_1/kernel": layer["mlp.up_proj.weight"].T,
-            f"{here}/mlp/wo/kernel": layer["mlp.down_proj.weight"].T,
         }
+        block = _experts(c, layer) if name == "mixtral" else _mlp(layer)
+        out |= {f"{here}/{p}": v for p, v in block.items()}
     return out
+
+
+def _mlp(layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    pairs = (("wi_0", "gate_proj"), ("wi_1", "up_proj"), ("wo", "down_proj"))
+    return {f"mlp/{ours}/kernel": layer[f"mlp.{theirs}.weight"].T for ours, theirs in pairs}
+
+
+def _experts(c: dict[str, Any], layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    moe, count = "block_sparse_moe", range(c["num_local_experts"])
+    pairs = (("wi_0", "w1"), ("wi_1", "w3"), ("wo", "w2"))
+    return {"MoeBlock_0/gate/kernel": layer[f"{moe}.gate.weight"].T} | {
+        f"MoeBlock_0/{ours}": np.stack(
+            [layer[f"{moe}.experts.{e}.{theirs}.weight"].T for e in count]
+        )
+        for ours, theirs in pairs
+    }
 
 
 def _gpt2(
@@ -169,6 +194,7 @@ def test_logits_loss_and_gradients_are_transformers(name: str, wing: Stage) -> N
 WRONG = {
     "llama": ("rope_max_timescale=12000", 0.05),
     "mistral": ("sliding_window_size=9", 1.0),
+    "mixtral": ("num_experts_per_tok=1", 1.0),
     "qwen3": ("use_qk_norm=false", 0.05),
     "gpt2": ("mlp_activations=[relu]", 0.05),
 }

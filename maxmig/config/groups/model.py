@@ -13,7 +13,8 @@ from maxmig.config.groups.base import (
     key,
 )
 
-DECODER_BLOCKS = ("llama2", "gpt3")
+DECODER_BLOCKS = ("llama2", "gpt3", "mixtral")
+ROTARY = ("llama2", "mixtral")
 ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")
 
 # derived key -> base key; each is base x a power of two that global_parameter_scale decides
@@ -43,7 +44,9 @@ def scaled(base: int, scale: int, derived: str) -> int:
 class Model(Group):
     """Family, sizes, embeddings, attention and dropout."""
 
-    decoder_block: Literal["llama2", "gpt3"] = key("llama2", "The family of decoder layers.")
+    decoder_block: Literal["llama2", "gpt3", "mixtral"] = key(
+        "llama2", "The family of decoder layers."
+    )
     global_parameter_scale: Size = key(1, "A power of two by which all base_* sizes grow together.")
     base_emb_dim: Size = key(2048, "Width of the residual stream, before scaling.")
     base_num_query_heads: Size = key(16, "Query heads of a layer, before scaling.")
@@ -94,7 +97,7 @@ class Model(Group):
         None, "Soft cap of attention logits, before the mask; null or 0 is none."
     )
     attention_bias: bool = key(
-        False, "Adds a bias to query, key and value of llama2; gpt3 always has them."
+        False, "Adds a bias to query, key and value of rotary families; gpt3 always has them."
     )
     use_qk_norm: bool = key(False, "Normalises query and key per head, before the rotation.")
     fused_qkv: bool = key(False, "One kernel for query, key and value.")
@@ -130,7 +133,7 @@ class Model(Group):
         if isinstance(value, str) and value not in DECODER_BLOCKS:
             raise ValueError(
                 f"decoder_block: maxmig has no family {value!r}; the families it has are "
-                f"{' and '.join(DECODER_BLOCKS)}"
+                f"{', '.join(DECODER_BLOCKS[:-1])} and {DECODER_BLOCKS[-1]}"
             )
         return value
 
@@ -199,17 +202,17 @@ class Model(Group):
                 "decoder_block gpt3 has learned positions: trainable_position_size must be "
                 f"positive, got {self.trainable_position_size}",
             )
-        if self.decoder_block == "llama2" and learned:
+        if self.decoder_block in ROTARY and learned:
             raise Contradiction(
                 ("decoder_block", "trainable_position_size"),
-                "decoder_block llama2 has rotary positions: trainable_position_size must be -1, "
-                f"got {self.trainable_position_size}",
+                f"decoder_block {self.decoder_block} has rotary positions: "
+                f"trainable_position_size must be -1, got {self.trainable_position_size}",
             )
-        if self.decoder_block == "llama2" and self.head_dim % 2:
+        if self.decoder_block in ROTARY and self.head_dim % 2:
             raise Contradiction(
                 ("decoder_block", "head_dim"),
-                "decoder_block llama2 rotates pairs of features: head_dim must be even, got "
-                f"{self.head_dim}",
+                f"decoder_block {self.decoder_block} rotates pairs of features: head_dim must be "
+                f"even, got {self.head_dim}",
             )
         if self.rope_min_timescale >= self.rope_max_timescale:
             raise Contradiction(

@@ -7,18 +7,8 @@ from pydantic import field_validator, model_validator
 
 from maxmig.config.groups.base import Contradiction, Group, key
 
-# mesh axis -> the middle of its ici_*/dcn_* keys; the first four can be larger than 1
-SIZED_AXES = ("data", "fsdp", "fsdp_transpose", "tensor")
-UNIT_AXES = (
-    "diloco",
-    "stage",
-    "context",
-    "context_usp_ulysses",
-    "context_autoregressive",
-    "tensor_sequence",
-    "expert",
-    "autoregressive",
-)
+# mesh axis -> the middle of its ici_*/dcn_* keys; these can be larger than 1
+SIZED_AXES = ("data", "fsdp", "fsdp_transpose", "tensor", "expert")
 MESH_AXES = (
     "diloco",
     "data",
@@ -47,12 +37,14 @@ class Sharding(Group):
         1, "Devices of a slice along fsdp_transpose; -1 takes what is left."
     )
     ici_tensor_parallelism: int = key(1, "Devices of a slice along tensor; -1 takes what is left.")
+    ici_expert_parallelism: int = key(1, "Devices of a slice along expert; -1 takes what is left.")
     dcn_data_parallelism: int = key(-1, "Slices along data; -1 takes what is left.")
     dcn_fsdp_parallelism: int = key(1, "Slices along fsdp; -1 takes what is left.")
     dcn_fsdp_transpose_parallelism: int = key(
         1, "Slices along fsdp_transpose; -1 takes what is left."
     )
     dcn_tensor_parallelism: int = key(1, "Slices along tensor; -1 takes what is left.")
+    dcn_expert_parallelism: int = key(1, "Slices along expert; -1 takes what is left.")
     override_logical_axis_rules: bool = key(
         False, "The rules of a file replace all inherited ones, not only those of the same name."
     )
