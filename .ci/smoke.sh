@@ -70,6 +70,8 @@ run 2 flags show tiny.yml pure_nnx=true
 run 2 train tiny.yml stepz=3
 
 run 0 train tiny.yml
+run 0 train tiny_mixtral run_name=experts steps=2 load_balance_loss_weight=0.01 "${nnx[@]}"
+run 0 parity run tiny_mixtral load_balance_loss_weight=0.01 --level L0 --level L2 --steps 2 --run-dir experts
 run 0 train tiny.yml "${nnx[@]}" steps=5 # flags flipped: the same directory, no rewrite
 checkpoint=maxmig_output/linen/checkpoints
 json eval tiny.yml --steps 2

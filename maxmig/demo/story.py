@@ -89,54 +89,36 @@ def tell(cfg: Config, output: Path, teller: Teller) -> Outcome:
     )
     linen = _at(cfg, Stage.LINEN).replace(run_name="run")
     nnx = _at(cfg, Stage.NNX).replace(run_name="run")
-    flips = {
-        key: (old, nnx.flags.stage.flags.as_dict()[key])
-        for key, old in linen.flags.stage.flags.as_dict().items()
-    }
+    flips = _flips(linen, nnx)
 
     teller.chapter(f"Train {half} steps under Linen")
-    first = loop.run(linen.replace(steps=half), teller)
-    losses = [record["loss"] for record in metrics.read(first.folder.metrics) if "loss" in record]
-    teller.tell(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} nats a byte")
+    first = _train(linen.replace(steps=half), teller)
     source = first.folder.checkpoints
 
     teller.chapter("Convert its checkpoint to NNX, and compare leaf by leaf")
     conversion, same = _convert(source, output / "converted", teller)
 
     teller.chapter("Check parity: one set of weights, both frameworks")
-    report = parity.run(
-        linen.replace(steps=half), candidate=Stage.NNX, checkpoint=source, note=teller.note
-    )
+    trained = linen.replace(steps=half)
+    report = parity.run(trained, candidate=Stage.NNX, checkpoint=source, note=teller.note)
     teller.tell(report.summary)
 
     teller.chapter("Flip the three flags and go on, in the same directory")
     for key, (old, new) in flips.items():
         teller.tell(f"{key}: {str(old).lower()} -> {str(new).lower()}")
-    control = linen.replace(run_name="control")
-    shutil.copytree(first.folder.root, output / "control")
-    teller.note("once under Linen, as the control")
-    stayed = loop.run(control, teller)
-    teller.note("once under NNX")
-    moved = loop.run(nnx, teller)
+    stayed, moved = _go_on(first, linen.replace(run_name="control"), nnx, teller)
     control_curve, migrated_curve = (metrics.read(r.folder.metrics) for r in (stayed, moved))
 
     teller.chapter("Let both write")
-    text = _write((control, stayed), (nnx, moved))
-    for prompt, (a, b) in text.items():
-        teller.tell(f"Linen: {prompt}{a}\nNNX:   {prompt}{b}")
-    facts = (
-        Fact("the converted checkpoint holds every leaf, bit for bit", same, conversion[-1]),
-        Fact("Linen and NNX compute the same from it", bool(report), report.summary),
-        _same_losses(control_curve, migrated_curve, half),
-        _same_state(stayed, moved),
-        Fact(
-            "both write the same text",
-            all(a == b for a, b in text.values()),
-            f"{len(text)} prompts",
-        ),
-    )
+    text = _write(teller, (linen, stayed), (nnx, moved))
     return Outcome(
-        facts,
+        facts=(
+            Fact("the converted checkpoint holds every leaf, bit for bit", same, conversion[-1]),
+            Fact("Linen and NNX compute the same from it", bool(report), report.summary),
+            _same_losses(control_curve, migrated_curve, half),
+            _same_state(stayed, moved),
+            _same_text(text),
+        ),
         control=tuple(control_curve),
         migrated=tuple(migrated_curve),
         flipped_at=half,
@@ -162,6 +144,27 @@ def _clear(output: Path) -> None:
 
 def _at(cfg: Config, stage: Stage) -> Config:
     return cfg.replace(**stage.flags.as_dict())
+
+
+def _flips(linen: Config, nnx: Config) -> dict[str, tuple[bool, bool]]:
+    before, after = (cfg.flags.stage.flags.as_dict() for cfg in (linen, nnx))
+    return {key: (old, after[key]) for key, old in before.items()}
+
+
+def _train(cfg: Config, teller: Teller) -> Result:
+    result = loop.run(cfg, teller)
+    losses = [record["loss"] for record in metrics.read(result.folder.metrics) if "loss" in record]
+    teller.tell(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} nats a byte")
+    return result
+
+
+def _go_on(first: Result, control: Config, nnx: Config, teller: Teller) -> tuple[Result, Result]:
+    root = first.folder.root
+    shutil.copytree(root, root.with_name("control"))
+    teller.note("once under Linen, as the control")
+    stayed = loop.run(control, teller)
+    teller.note("once under NNX")
+    return stayed, loop.run(nnx, teller)
 
 
 def _convert(source: Path, destination: Path, teller: Teller) -> tuple[tuple[str, ...], bool]:
@@ -196,6 +199,11 @@ def _same_state(control: Result, migrated: Result) -> Fact:
     return Fact("their last checkpoints are equal, across layouts", bool(report), _summary(report))
 
 
+def _same_text(text: Mapping[str, tuple[str, str]]) -> Fact:
+    same = all(a == b for a, b in text.values())
+    return Fact("both write the same text", same, f"{len(text)} prompts")
+
+
 def _diff(a: Path, b: Path) -> diff.Report:
     return diff.diff(checkpoint.read(a), checkpoint.read(b))
 
@@ -208,7 +216,7 @@ def _summary(report: diff.Report) -> str:
     return f"{report.compared} arrays compared, all equal bit for bit{but}"
 
 
-def _write(*runs: tuple[Config, Result]) -> dict[str, tuple[str, str]]:
+def _write(teller: Teller, *runs: tuple[Config, Result]) -> dict[str, tuple[str, str]]:
     prompts = (runs[0][0].generate.prompt, "A class is ", "import ")
     words = tokenizer.load(runs[0][0])
     written = []
@@ -219,4 +227,7 @@ def _write(*runs: tuple[Config, Result]) -> dict[str, tuple[str, str]]:
         generator = infer.Generator(cfg, result.runtime.backend)
         tokens = generator.generate(params, [words.encode(p) for p in prompts], 120)
         written.append([words.decode(row.tolist()) for row in tokens])
-    return {p: (a, b) for p, a, b in zip(prompts, *written, strict=True)}
+    text = {p: (a, b) for p, a, b in zip(prompts, *written, strict=True)}
+    for prompt, (a, b) in text.items():
+        teller.tell(f"Linen: {prompt}{a}\nNNX:   {prompt}{b}")
+    return text

@@ -134,7 +134,7 @@ class Tracer:
         r = self.runtime
 
         def loss(flat: Flat) -> Flat:
-            return _named("loss", r.gradients(self._leaves(flat), _batch(flat))[0])
+            return _named("loss", r.gradients(self._leaves(flat), _batch(flat))[0].named())
 
         return self._trace("loss", loss)
 
@@ -143,7 +143,7 @@ class Tracer:
 
         def gradients(flat: Flat) -> Flat:
             loss, grads = r.gradients(self._leaves(flat), _batch(flat))
-            return _named("loss", loss) | {f"gradients/{p}": g for p, g in grads.items()}
+            return _named("loss", loss.named()) | {f"gradients/{p}": g for p, g in grads.items()}
 
         return self._trace("gradients", gradients)
 
@@ -158,7 +158,11 @@ class Tracer:
 
     def _eval(self) -> Program:
         r = self.runtime
-        return self._trace("eval", lambda f: _named("eval", r.evaluate(self._leaves(f), _batch(f))))
+
+        def evaluate(flat: Flat) -> Flat:
+            return _named("eval", vars(r.evaluate(self._leaves(flat), _batch(flat))))
+
+        return self._trace("eval", evaluate)
 
     def _prefill(self) -> Program:
         return self._trace("prefill", self._with_cache)
@@ -222,8 +226,8 @@ def _batch(flat: Flat) -> Flat:
     return {p.removeprefix("batch/"): x for p, x in flat.items() if p.startswith("batch/")}
 
 
-def _named(kind: str, values: Any) -> Flat:
-    return {f"{kind}/{f.name}": getattr(values, f.name) for f in dataclasses.fields(values)}
+def _named(kind: str, values: Mapping[str, Any]) -> Flat:
+    return {f"{kind}/{name}": value for name, value in values.items()}
 
 
 def _bare(leaf: Any) -> jax.ShapeDtypeStruct:

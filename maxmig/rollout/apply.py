@@ -54,12 +54,7 @@ def apply(
         if file.needs_evidence:
             path = Path(file.path)
             found = evidence.find(path, cards, file.control, file.candidate, max_age, now)
-        refused += [f"{file.path}: {text}" for text in found.problems]
-        refused += [
-            f"{file.path}: {danger.text}. Safe way: {danger.safe}"
-            for danger in file.dangers
-            if danger.severity is Severity.BLOCKED
-        ]
+        refused += _problems(file, found)
         steps.append(_step(file, raws[file.path], found))
     if refused and assured is None:
         raise PreflightError(
@@ -86,6 +81,12 @@ def _refuse_impossible(plan: Plan) -> None:
     ]
     if lines:
         raise PreflightError(_refusal("the plan cannot be carried out", lines))
+
+
+def _problems(file: FilePlan, found: evidence.Finding) -> list[str]:
+    blocked = [danger for danger in file.dangers if danger.severity is Severity.BLOCKED]
+    dangers = [f"{danger.text}. Safe way: {danger.safe}" for danger in blocked]
+    return [f"{file.path}: {text}" for text in (*found.problems, *dangers)]
 
 
 def _step(file: FilePlan, raw: bytes, found: evidence.Finding) -> execute.Step:

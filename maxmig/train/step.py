@@ -60,6 +60,11 @@ class Loss:
     auxiliary: Mapping[str, Array]
     tokens: Array
 
+    def named(self) -> dict[str, Array]:
+        """Each part by its name, the auxiliary losses by theirs."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return parts | parts.pop("auxiliary")
+
 
 def loss(
     backend: Backend,

@@ -46,6 +46,15 @@ def test_gpt3_unscanned_with_accumulation_and_dropout(tiny, compare):
     assert len(report.curve.steps) == 2 and report.curve.control == report.curve.candidate
 
 
+def test_experts_and_the_loss_that_spreads_their_load(tiny, compare):
+    cfg = tiny("mixtral", load_balance_loss_weight=0.01, gradient_accumulation_steps=2)
+    report = compare(cfg, steps=2)
+    assert report.exact, report.summary
+    arrays = {check.name: check.arrays for check in report.checks}
+    assert arrays["loss"] == 10  # one more of each batch than without experts
+    assert report.coverage.zero_gradients == ()
+
+
 def test_neighbours_from_nnx_to_hybrid_and_back(tiny, compare):
     """The control need not be Linen."""
     report = compare(tiny(), control="nnx", candidate="hybrid", steps=0)

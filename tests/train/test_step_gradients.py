@@ -50,9 +50,7 @@ def gradients(backend: Any, params: Any, one: Any, accumulation: int, z: float =
         )
 
     loss, grads = program(dict(params), one)
-    values = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss)}
-    values |= values.pop("auxiliary")
-    return {name: float(value) for name, value in values.items()}, helpers.numpy(grads)
+    return {name: float(value) for name, value in loss.named().items()}, helpers.numpy(grads)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])

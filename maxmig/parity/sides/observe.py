@@ -101,7 +101,7 @@ class _Side:
                 continue  # differentiated at one length only, which saves a compilation
             loss, gradients = runtime.gradients(params, placed)
             if "loss" in self.wanted:
-                yield from _leaves("loss", item, dataclasses.asdict(loss))
+                yield from _leaves("loss", item, loss.named())
             if "gradients" in self.wanted:
                 if self.noise is not None:
                     again = runtime.gradients(params, placed)[1]

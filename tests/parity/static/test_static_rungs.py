@@ -19,12 +19,14 @@ def rung(family: str, scan: bool, stage: str) -> dict[str, Program]:
     """All programs of a rung of a small model."""
     remat = "full" if family == "llama2" else "minimal"
     changes = {"scan_layers": scan, "remat_policy": remat, "base_num_decoder_layers": 2}
+    if family == "mixtral":
+        changes |= {"load_balance_loss_weight": 0.01, "sparse_matmul": scan}
     cfg = config.load(f"tiny_{family}", []).replace(**changes)
     return programs.of_rung(cfg, stage, rows=2, length=16)
 
 
 @pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("family", ["llama2", "gpt3"])
+@pytest.mark.parametrize("family", ["llama2", "gpt3", "mixtral"])
 def test_whole_framework_is_proved(family: str, scan: bool) -> None:
     control, candidate = (rung(family, scan, stage) for stage in ("linen", "nnx"))
     assert set(control) == set(programs.NAMES)
