@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from maxmig import errors
 from maxmig.converters import evidence, stacks
@@ -47,17 +46,22 @@ def roots(leaves: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def maxtext(leaves: Mapping[str, Leaf]) -> bool:
-    """Whether the parameters have the names of MaxText's decoder, whatever layout holds them."""
+def maxtext(leaves: Mapping[str, Leaf], layers: Iterable[str] | None = None) -> bool:
+    """Whether the parameters have the names of MaxText's decoder, whatever layout holds them.
+
+    Args:
+        leaves: leaves by canonical path.
+        layers: the stacks by model path, where their layers are apart; None: those that there are.
+    """
     return (
         "params/token_embedder/embedding" in leaves
         and any(path.startswith("params/decoder/decoder_norm/") for path in leaves)
-        and any(at.startswith("decoder/") for at in roots(leaves))
+        and any(at.startswith("decoder/") for at in (roots(leaves) if layers is None else layers))
     )
 
 
 def evident_axes(
-    leaves: Mapping[str, Leaf], stacked: Sequence[str], axes: Iterable[int] = (0, 1)
+    leaves: Mapping[str, Leaf], stacked: Sequence[str], axes: Iterable[int]
 ) -> dict[int, dict[str, int]]:
     """The axes on which the parameters of each stack agree: {axis: {stack: layers}}.
 
@@ -86,18 +90,18 @@ def told_axis(
     known: int | None,
     notes: list[str],
     *,
-    around: int | None = None,
     usual: int | None = None,
     advice: str = ADVICE,
 ) -> int:
     """The layer axis of stacks; takes what told it to `notes`.
+
+    Each stack has to tell it by itself: stacks of one model may be on several axes.
 
     Args:
         leaves: all leaves by canonical path, of every collection.
         stacked: the stacks, by model path.
         known: the axis, where it is known.
         notes: are added to.
-        around: the axis of the stack around these, which is tried too.
         usual: the axis where several remain; None: MaxText's, for a tree that has its names.
         advice: what to do where nothing tells it.
 
@@ -105,106 +109,117 @@ def told_axis(
         ConvertError: the shapes contradict what is known, or tell nothing; `Unclear` if they leave
             more than one axis.
     """
-    if known is not None and known in evident_axes(leaves, stacked, (known,)):
+    if known is not None and known >= 0 and known in evident_axes(leaves, stacked, (known,)):
         return known
-    found = _possible(leaves, stacked, around)
+    held = evidence.inside(leaves, stacked)
+    own = {at: evidence.axes(held[at]["params"]) for at in stacked}
     if known is not None:
+        ranks = (len(leaf.shape) for each in held.values() for leaf in each["params"].values())
+        agreed = evident_axes(leaves, stacked, range(max(ranks, default=0)))
         raise errors.ConvertError(
             f"the layers cannot be on axis {known}: the stacked parameters have different lengths "
-            f"there (axes on which they agree: {sorted(found.evident) or 'none'})"
+            f"there (axes on which they agree: {sorted(agreed) or 'none'})"
         )
-    if not found.evident:
-        path = next(p for p in leaves if any(p.startswith(f"params/{at}/") for at in stacked))
-        raise errors.ConvertError(
-            "the layer axis is neither in the metadata nor evident: no axis has one length in all "
-            f"stacked parameters, such as {path} {leaves[path]}"
-        )
-    _refuse_single(leaves, stacked, advice)
-    if len(found.left) == 1:
-        notes.append(_told(leaves, found))
-        return found.left[0]
+    for at, each in own.items():
+        if not each.agreed:
+            path = next(p for p in leaves if p.startswith(f"params/{at}/"))
+            raise errors.ConvertError(
+                f"{at}: the layer axis is neither in the metadata nor evident: no axis has one "
+                f"length in all parameters of the stack, such as {path} {leaves[path]}"
+            )
+    _refuse_single(held, advice)
+    unclear = {at: each for at, each in own.items() if len(each.left) > 1}
+    if not unclear:
+        return _only(held, own, notes)
     if usual is None and maxtext(leaves):
         usual = DEFAULT_AXIS
-    if usual is not None and usual in found.left:
-        others = ", ".join(str(axis) for axis in found.left if axis != usual)
-        notes.append(
-            f"layer axis {usual}: MaxText's default; the shapes do not tell it from axis {others} "
-            f"({ADVICE})"
-        )
+    if usual is not None and all(usual in each.left for each in own.values()):
+        others = ", ".join(map(str, _others(own, usual)))
+        told = f"layer axis {usual}: MaxText's default; the shapes do not tell it from axis"
+        notes.append(f"{told} {others} ({ADVICE})")
         return usual
-    told = " or ".join(_spelt(axis, found.evident[axis]) for axis in sorted(found.left))
+    told = "; ".join(f"{at}: {spelt(each.left)}" for at, each in unclear.items())
     raise Unclear(
-        f"{', '.join(stacked)}: neither metadata nor shapes tell on which axis the layers are: "
-        f"{told}; {advice}"
+        f"neither metadata nor shapes tell on which axis the layers are: {told}; {advice}"
     )
 
 
-def _refuse_single(leaves: Mapping[str, Leaf], stacked: Sequence[str], advice: str) -> None:
-    """A module may have a stack's name and be none: then its kernels have the axes of one layer."""
-    for at, held in evidence.inside(leaves, stacked).items():
-        for path, leaf in held.get("params", {}).items():
+def _only(held: evidence.Stacks, own: Mapping[str, evidence.Axes], notes: list[str]) -> int:
+    """The only axis that is left of each stack.
+
+    Raises:
+        ConvertError: it is not the same of all, or not that of a rule.
+    """
+    each = {at: next(iter(found.left)) for at, found in own.items()}
+    axis = max(each.values())
+    if min(each.values()) < 0:
+        raise errors.ConvertError(
+            f"{', '.join(own)}: the shapes leave only axis {min(each.values())} for the layers, "
+            "counted from the end, which is not one axis of all arrays; bring it to axis 0 in a "
+            "mapping file (start from `ckpt map`), by a `transpose:` rule for each array"
+        )
+    for at, one in each.items():  # axis 2 may be the last of all in one, and axis 3 in another
+        if any(
+            evidence.place(leaf, one) != evidence.place(leaf, axis)
+            for leaf in held[at]["params"].values()
+        ):
+            told = ", ".join(f"{at} on axis {one}" for at, one in each.items())
+            raise errors.ConvertError(
+                f"the stacks have their layers on several axes: {told}; say each in a mapping file "
+                f"(start from `ckpt map`), `- {{unstack: {at}, to: '{at}_{{}}', axis: {one}}}`"
+            )
+    why = [
+        f"on axis {other}, {at}/{told}"
+        for at, found in own.items()
+        for other, told in found.against.items()
+    ]
+    notes.append(
+        f"layer axis {axis}: "
+        + ("; ".join(why) or "the only one on which all stacked parameters agree")
+    )
+    return axis
+
+
+def _refuse_single(stacked: evidence.Stacks, advice: str) -> None:
+    """A module may have a stack's name and be none, or hold one beside a norm of its own.
+
+    Raises:
+        Unclear: a kernel has the axes of one layer, or an array may be of all layers: it is as long
+            as there are layers, and as wide as they are.
+    """
+    for at, held in stacked.items():
+        params = held["params"]
+        for path, leaf in params.items():
             if path.rpartition("/")[2] == "kernel" and len(leaf.shape) < 3:
-                raise Unclear(
-                    f"{at}: no stack, as far as one can tell: {path} {leaf} has the axes of one "
-                    f"layer; if it is a stack, {advice}"
+                told = f"no stack, as far as one can tell: {path} {leaf} has the axes of one layer"
+            elif len(leaf.shape) == 1 and any(
+                other.shape.count(leaf.shape[0]) > 1 for other in params.values()
+            ):
+                told = (
+                    f"{path} {leaf} may be a number for each of {leaf.shape[0]} layers, or an "
+                    "array of which there is one"
                 )
+            else:
+                continue
+            raise Unclear(f"{at}: {told}; if it is a stack, {advice}")
 
 
 def besides_usual(leaves: Mapping[str, Leaf]) -> list[int]:
     """The axes besides MaxText's default that its layers might be on; none where it is told."""
-    stacked = roots(leaves) if maxtext(leaves) else []
-    left = _possible(leaves, stacked).left if stacked else []
-    return [axis for axis in left if axis != DEFAULT_AXIS] if DEFAULT_AXIS in left else []
+    held = evidence.inside(leaves, roots(leaves) if maxtext(leaves) else ())
+    own = {at: evidence.axes(each["params"]) for at, each in held.items()}
+    return _others(own, DEFAULT_AXIS) if all(DEFAULT_AXIS in e.left for e in own.values()) else []
 
 
-@dataclass(frozen=True)
-class _Possible:
-    """The axes that layers may be on.
-
-    Attributes:
-        evident: those on which the parameters agree: {axis: {stack: layers}}.
-        rare: the same of axes beyond 1, where lower ones are possible.
-        against: what rules evident ones out.
-        left: the others; all where the evidence contradicts itself.
-    """
-
-    evident: Mapping[int, Mapping[str, int]]
-    rare: Mapping[int, Mapping[str, int]]
-    against: Mapping[int, str]
-    left: Sequence[int]
+def _others(own: Mapping[str, evidence.Axes], usual: int) -> list[int]:
+    others = {axis for each in own.values() for axis in each.left} - {usual}
+    return sorted(others, key=_order)
 
 
-def _possible(
-    leaves: Mapping[str, Leaf], stacked: Sequence[str], around: int | None = None
-) -> _Possible:
-    ranks = (len(leaf.shape) for path, leaf in leaves.items() if path.startswith("params/"))
-    # Axes beyond 1 are rare, and a weight's own last axis has often one length in all: they count
-    # only where 0 and 1 are impossible.
-    higher = evident_axes(leaves, stacked, range(2, max(ranks, default=0)))
-    evident = evident_axes(leaves, stacked, (0, 1, *(() if around is None else (around,))))
-    evident = evident or higher
-    against = evidence.against(leaves, evident)
-    return _Possible(
-        evident,
-        {axis: layers for axis, layers in higher.items() if axis not in evident},
-        against,
-        [axis for axis in evident if axis not in against] or list(evident),
-    )
+def spelt(left: Mapping[int, int]) -> str:
+    """Axes with the number of layers on each."""
+    return " or ".join(f"axis {axis} ({left[axis]} layers)" for axis in sorted(left, key=_order))
 
 
-def _told(leaves: Mapping[str, Leaf], found: _Possible) -> str:
-    axis = found.left[0]
-    if found.against:
-        return f"layer axis {axis}: {'; '.join(found.against.values())}"
-    out = evidence.against(leaves, {axis: found.evident[axis], **found.rare})
-    if others := [str(other) for other in found.rare if other not in out]:
-        return (
-            f"layer axis {axis}: the shapes do not tell it from axis {', '.join(others)}, which is "
-            f"rare ({ADVICE})"
-        )
-    return f"layer axis {axis}: the only one on which all stacked parameters agree"
-
-
-def _spelt(axis: int, layers: Mapping[str, int]) -> str:
-    counts = dict.fromkeys(layers.values())
-    return f"axis {axis} ({' or '.join(map(str, counts))} layers)"
+def _order(axis: int) -> tuple[bool, int]:
+    return axis < 0, abs(axis)

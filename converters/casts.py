@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxmig.converters.transfers import Box
 
 BLOCK = 1 << 17  # numbers
+_WIDER = {"float16": "bfloat16 or float32", "float32": "float64"}
 _LARGEST = float.fromhex("0x1.fefffep127")  # the largest float32 that is not rounded to infinity
 
 
@@ -62,9 +63,10 @@ def put(made: "np.ndarray", block: "np.ndarray", leaf: Leaf, where: str) -> None
 
 def too_large(error: OverflowError, leaf: Leaf, where: str) -> errors.ConvertError:
     """What a user is told of a number that would become infinite."""
+    wider = _WIDER.get(leaf.dtype, "float32")
     return errors.ConvertError(
         f"{where}: the number {error} does not fit {leaf.dtype}: it would become infinite; choose "
-        "a wider type for it (`--dtype`), such as bfloat16 instead of float16"
+        f"a wider type for it (`--dtype`), such as {wider}"
     )
 
 

@@ -3,13 +3,14 @@
 The plan is made from metadata alone, so a dry run is the same code; the engine carries it out.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import accounting, checkpoint, mapping, places, skeletons
+from maxmig.converters import accounting, checkpoint, disk, mapping, places, storage
 from maxmig.converters.accounting import Accounting
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.compare import metadata
@@ -19,7 +20,7 @@ from maxmig.converters.engine.options import Options
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping.plan import PARAMS_ONLY as DROPPED
-from maxmig.converters.storage import orbax
+from maxmig.converters.storage import items, kv, orbax
 from maxmig.converters.transfers import Conversion
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "replaced",
     "run",
 ]
+
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,29 @@ def conversion(todo: Plan) -> Conversion:
 def prepare(
     todo: Plan, destination: str | Path, options: Options | None = None
 ) -> engine_plan.Plan:
-    """The way of every array and what it costs, from metadata alone."""
+    """The way of every array and what it costs, from metadata alone.
+
+    Raises:
+        CheckpointError: the source is no longer what it was when it was opened.
+    """
+    _check_unchanged(todo.source)
     return engine_plan.plan(conversion(todo), str(destination), options or Options())
+
+
+def _check_unchanged(source: Checkpoint) -> None:
+    """Local trees are opened twice: for the plan, and for their arrays."""
+    if source.opened is not None:
+        return
+    try:
+        held = source.storage.tree()
+    except errors.CheckpointError:
+        held = disk.tree(source.place)
+        if held == source.tree:
+            raise
+    if held != source.tree:
+        raise errors.CheckpointError(
+            f"{source.place}: the source was changed while the conversion was planned; run it again"
+        )
 
 
 def refusal(
@@ -112,23 +136,52 @@ def refusal(
 ) -> errors.MaxmigError | None:
     """The error that a run would end with before it writes anything; None: it would begin."""
     try:
-        _check_apart(todo, destination)
-        engine_run.check_destination(prepared, str(destination), overwrite=overwrite, resume=resume)
+        _check_place(todo, destination)
+        marked = prepared.marked() if resume else prepared
+        engine_run.check_destination(marked, str(destination), overwrite=overwrite, resume=resume)
     except errors.MaxmigError as error:
         return error
     return None
 
 
-def _check_apart(todo: Plan, destination: str | Path) -> None:
-    """Refuses a destination in the directory that the source was read from.
-
-    The engine knows the source's step alone.
+def _check_place(todo: Plan, destination: str | Path) -> None:
+    """Refuses a destination in the directory that the source was read from (the engine knows the
+    source's step alone), and one that is a step of a run: the result has a step of its own.
     """
     given = todo.source.given
     if given and places.inside(destination, given):
         raise errors.ConvertError(
             f"{destination}: expected a directory apart from {given}; the source is never changed"
         )
+    _check_no_step(todo, destination)
+
+
+def _check_no_step(todo: Plan, destination: str | Path) -> None:
+    step, own = conversion(todo).step, todo.source.place.step
+    if step is None or conversion(todo).container != "orbax":
+        return
+    url = kv.is_url(destination)
+    place = str(destination).rstrip("/") if url else str(places.absolute(destination))
+    above, _, name = place.rpartition("/")
+    told = above if url else Path(destination).parent
+    what = f"looks like a step of {told}"
+    if not _NUMBER.fullmatch(name):
+        if url or not _is_step(Path(above)):
+            return
+        told = Path(above).parent
+        what = f"lies in a step of {told}"
+    elif items.holds_steps(place) or (int(name) != own and not items.holds_steps(above or "/")):
+        return
+    raise errors.ConfigError(
+        f"{destination}: expected a directory of steps, and this {what}: the result would be "
+        f"{place}/{step}, which is none of {told}; give {told}, as the step keeps its number, or a "
+        "directory with another name"
+    )
+
+
+def _is_step(directory: Path) -> bool:
+    number = directory.name
+    return bool(_NUMBER.fullmatch(number)) and int(number) in places.steps(directory.parent)
 
 
 def replaced(prepared: engine_plan.Plan, destination: str | Path) -> str:
@@ -159,6 +212,7 @@ def run(
         The directory of the new step.
 
     Raises:
+        ConfigError: the destination looks like a step, not like a directory of steps.
         ConvertError: the destination exists, lies in the source (or in the directory of steps that
             was given) or holds it.
         CheckpointError: reading or writing failed; the source and an old destination are untouched.
@@ -182,25 +236,32 @@ def carry_out(
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> engine_run.Result:
     """Like `run`, for a plan whose routes are known; tells what was verified."""
-    _check_apart(todo, destination)
+    _check_place(todo, destination)
+    prepared = prepared.marked()
     return engine_run.run(
         prepared,
         str(destination),
         overwrite=overwrite,
         resume=resume,
-        finish=lambda step, seen: _check_written(todo, step, seen),
+        finish=lambda step, seen: _check_written(todo, prepared, step, seen),
         progress=progress,
     )
 
 
-def _check_written(todo: Plan, directory: Path, seen: orbax.Orbax | None) -> None:
+def _check_written(
+    todo: Plan, prepared: engine_plan.Plan, directory: Path, seen: orbax.Orbax | None
+) -> None:
     """Looks at the metadata of the result as any reader would: it must be what was planned."""
+    planned = conversion(todo)
+    if planned.container != "orbax":
+        told = prepared.conversion.metadata  # a msgpack file has none by itself
+        beside = told if planned.container == "msgpack" else {}
+        metadata.keep(storage.open(directory), engine_plan.marked(beside, prepared.mark))
     if seen is None:
         made = checkpoint.read(directory)
     else:
         place = places.locate(directory)
         made = checkpoint.view(place, seen.tree(), places.metadata(place))
-    planned = conversion(todo)
     tree = {**planned.leaves, **planned.holes}
     state = todo.planned.state
     flat = planned.container != "orbax"  # such a file's own tree is checked where it is written
@@ -208,18 +269,7 @@ def _check_written(todo: Plan, directory: Path, seen: orbax.Orbax | None) -> Non
         raise errors.ConvertError(
             f"{directory}: what was written is not what was planned; nothing was put in place"
         )
-    told, wanted = made.skeleton, state.skeleton
-    if planned.container == "msgpack" and not todo.layout.exact:  # it has no metadata by itself
-        told, wanted = skeletons.traced(told), skeletons.traced(wanted)
-    if told != wanted:
+    if made.skeleton != state.skeleton:
         raise errors.ConvertError(
             f"{directory}: the optimizer's containers are not as planned; nothing was put in place"
         )
-    if planned.container == "msgpack":
-        metadata.keep(made.storage, planned.metadata)
-        again = checkpoint.read(directory)
-        if (again.places, again.skeleton) != (made.places, state.skeleton):
-            raise errors.ConvertError(
-                f"{directory}: with its metadata it is not what was planned; nothing was put in "
-                "place"
-            )

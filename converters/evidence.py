@@ -1,37 +1,56 @@
-"""What rules out a layer axis on which the parameters' shapes agree.
+"""On which axes the layers of a stack can be, as the shapes of its parameters tell.
 
-Three things tell: random state and statistics in the same stack, which ride on axis 0 or on that
-of the parameters; biases, which have the features of their kernels; and a module outside of the
-stack that has the same leaves as one layer.
+What rules an axis out is no coincidence of lengths, but a layer that Flax cannot have: leaves that
+lack the axis or have another length on it, and biases without the features of their kernels. What
+else is in the stack or beside it (counters, keys, statistics, modules with the same leaves) rules
+nothing out: layers may share it, or it may be of other sizes.
 """
 
-from collections import defaultdict
+import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from maxmig.converters.leaves import KEY_WORDS, Leaf
+from maxmig.converters.leaves import Leaf
 
-Held = Mapping[str, Mapping[str, Leaf]]  # {section: {path below the stack: leaf}}
-_OTHERS = ("params", "opt_state")  # the optimizer's state has its parameters' shapes
+Shape = tuple[int, ...]
+Stacks = Mapping[str, Mapping[str, Mapping[str, Leaf]]]  # {stack: {section: {path in it: leaf}}}
+
+_OF_ANY_FORM = re.compile(r"(.*/)?Einsum_\d+")  # its bias may be of any axes of its kernel
 
 
-class Place(NamedTuple):
-    """One stack, as if its layers were on an axis."""
+@dataclass(frozen=True)
+class Axes:
+    """The axes on which the layers of one stack can be; negative ones count from the end.
 
-    at: str
-    held: Held
-    axis: int
-    layers: int
+    Attributes:
+        agreed: those on which all leaves have one length: {axis: layers}.
+        against: {axis: what rules it out}.
+    """
+
+    agreed: Mapping[int, int]
+    against: Mapping[int, str]
+
+    @property
+    def left(self) -> dict[int, int]:
+        """Those that nothing rules out: {axis: layers}."""
+        return {axis: layers for axis, layers in self.agreed.items() if axis not in self.against}
+
+
+def place(leaf: Leaf, axis: int) -> int:
+    """Where an axis is in a leaf, on its last one if it has fewer; -1: nowhere."""
+    rank = len(leaf.shape)
+    return min(axis, rank - 1) if axis >= 0 else max(axis + rank, -1)
 
 
 def length(leaf: Leaf, axis: int) -> int:
-    """How long a leaf is on an axis, or on its last one if it has fewer; -1 of a scalar."""
-    return leaf.shape[min(axis, len(leaf.shape) - 1)] if leaf.shape else -1
+    """How long a leaf is on an axis, or on its last one if it has fewer; -1 if it is nowhere."""
+    at = place(leaf, axis)
+    return leaf.shape[at] if at >= 0 else -1
 
 
-def without(leaf: Leaf, axis: int) -> tuple[int, ...]:
+def without(leaf: Leaf, axis: int) -> Shape:
     """The shape in one layer."""
-    at = min(axis, len(leaf.shape) - 1)
+    at = place(leaf, axis)
     return leaf.shape[:at] + leaf.shape[at + 1 :]
 
 
@@ -50,104 +69,60 @@ def inside(
     return found
 
 
-def against(leaves: Mapping[str, Leaf], evident: Mapping[int, Mapping[str, int]]) -> dict[int, str]:
-    """{axis: why the layers are not on it}.
+def axes(params: Mapping[str, Leaf]) -> Axes:
+    """The axes on which the layers of a stack can be: of any place, from the front or the end.
 
-    A test tells nothing where no axis passes it, and so is a fact of the model.
+    Each is there once, under its first name. A test tells nothing where no axis passes it, and so
+    is a fact of the model.
 
     Args:
-        leaves: leaves by canonical path.
-        evident: {axis: {stack: layers}}.
+        params: the parameters of the stack, by their paths in it.
     """
-    if len(evident) < 2:
-        return {}
-    stacked = list(next(iter(evident.values())))
-    held = inside(leaves, stacked)
-    found: dict[int, str] = {}
-    for at in stacked:
-        beside = _alike(leaves, at, held[at])
-        places = [Place(at, held[at], axis, layers[at]) for axis, layers in evident.items()]
-        for tested in (
-            {place.axis: _miscounted(place) for place in places},
-            {place.axis: _misfit_bias(place) for place in places},
-            {place.axis: _unlike(place, beside) for place in places},
-        ):
-            if not all(tested.values()):
-                found |= {axis: why for axis, why in tested.items() if why and axis not in found}
-    return found
+    ranks = [len(leaf.shape) for leaf in params.values()]
+    agreed: dict[int, int] = {}
+    seen: set[Shape] = set()
+    # the last axis of all, -1, is that of the leaf with most of them: others have fewer
+    for axis in (*range(max(ranks, default=0)), *range(-2, -min(ranks, default=0) - 1, -1)):
+        places = tuple(place(leaf, axis) for leaf in params.values())
+        lengths = {length(leaf, axis) for leaf in params.values()}
+        if places not in seen and len(lengths) == 1 and -1 not in lengths:
+            agreed[axis] = lengths.pop()
+        seen.add(places)
+    against = {axis: misfit(params, axis) for axis in agreed}
+    if all(against.values()):
+        against = {}
+    return Axes(agreed, {axis: why for axis, why in against.items() if why})
 
 
-def _miscounted(place: Place) -> str:
-    """A leaf of another collection that does not have so many layers."""
-    beside: dict[str, list[int]] = defaultdict(list)
-    for path, leaf in place.held["params"].items():
-        beside[path.rpartition("/")[0]].append(len(leaf.shape))
-    for section, others in place.held.items():
-        if section in _OTHERS:
-            continue
-        for path, leaf in others.items():
-            if _counts(leaf, beside[path.rpartition("/")[0]]) and place.layers not in (
-                length(leaf, 0),
-                length(leaf, place.axis),
-            ):
-                return (
-                    f"{section}/{place.at}/{path} {leaf} has not {place.layers} layers, as on axis "
-                    f"{place.axis}"
-                )
+def misfit(params: Mapping[str, Leaf], axis: int) -> str:
+    """Which bias would not have the features of its kernel in a layer; empty if all have."""
+    for path, bias, kernel in biases(params):
+        if not fits(without(bias, axis), without(kernel, axis)):
+            return f"{path} {bias} would not fit its kernel {kernel}"
     return ""
 
 
-def _counts(leaf: Leaf, beside: list[int]) -> bool:
-    """Whether a leaf is one for each layer: layers may also share what is not a parameter.
-
-    Counters and keys are single numbers in a layer; statistics have no fewer axes than the
-    parameters that they are of.
-    """
-    words = leaf.dtype == "uint32" and leaf.shape and leaf.shape[-1] in KEY_WORDS.values()
-    if leaf.is_key or (words and len(leaf.shape) == 2):
-        return bool(leaf.shape)
-    if len(leaf.shape) == 1:
-        return "int" in leaf.dtype and not words  # raw words of a key may be shared
-    return bool(beside) and len(leaf.shape) >= min(beside)
-
-
-def _misfit_bias(place: Place) -> str:
-    """A bias that has not the features of its kernel."""
-    params = place.held["params"]
+def biases(params: Mapping[str, Leaf]) -> Iterable[tuple[str, Leaf, Leaf]]:
+    """The biases beside kernels: (path, bias, kernel)."""
     for path, bias in params.items():
         module, _, name = path.rpartition("/")
         kernel = params.get(f"{module}/kernel" if module else "kernel") if name == "bias" else None
-        if kernel is None or len(kernel.shape) < len(bias.shape):
-            continue
-        own, whole = without(bias, place.axis), without(kernel, place.axis)
-        if whole[len(whole) - len(own) :] != own:
-            return (
-                f"on axis {place.axis}, {place.at}/{path} {bias} would not fit its kernel {kernel}"
-            )
-    return ""
+        if (
+            kernel is not None
+            and len(kernel.shape) >= len(bias.shape)
+            and not _OF_ANY_FORM.fullmatch(module)
+        ):
+            yield path, bias, kernel
 
 
-def _alike(leaves: Mapping[str, Leaf], at: str, held: Held) -> dict[str, dict[str, Leaf]]:
-    """Modules beside a stack that have the same leaves as one layer: {name: leaves}."""
-    names = held["params"].keys()
-    if len({name.rpartition("/")[0] for name in names}) < 2:
-        return {}  # one small module is soon like another
-    begin = f"params/{at}".rpartition("/")[0] + "/"
-    found: dict[str, dict[str, Leaf]] = defaultdict(dict)
-    for path, leaf in leaves.items():
-        if path.startswith(begin):
-            name, _, rest = path[len(begin) :].partition("/")
-            found[begin[7:] + name][rest] = leaf
-    return {name: each for name, each in found.items() if name != at and each.keys() == names}
+def fits(bias: Shape, kernel: Shape) -> bool:
+    """Whether a module of Flax can have a bias beside a kernel.
 
-
-def _unlike(place: Place, beside: Mapping[str, Mapping[str, Leaf]]) -> str:
-    """A module outside of the stack that one layer would not be like."""
-    for name, module in beside.items():
-        for path, leaf in place.held["params"].items():
-            if without(leaf, place.axis) != module[path].shape:
-                return (
-                    f"on axis {place.axis}, a layer of {place.at} would not have the shapes of "
-                    f"{name}"
-                )
-    return ""
+    The features are last (Dense, DenseGeneral, Conv, ConvTranspose), or before the last of three
+    axes or more (ConvTranspose with `transpose_kernel`); a bias may have the kernel's first axes
+    too (DenseGeneral with `batch_dims`, ConvLocal).
+    """
+    if len(bias) == 1 and len(kernel) > 2 and bias[0] == kernel[-2]:
+        return True
+    rank = len(bias)
+    return any(kernel[:i] + kernel[len(kernel) - rank + i :] == bias for i in range(max(rank, 1)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from maxmig import errors
 from maxmig.converters import layouts, leaves
-from maxmig.converters.leaves import DiskPath
+from maxmig.converters.leaves import DiskPath, Hole
 
 if TYPE_CHECKING:
     from maxmig.converters.checkpoint import Checkpoint
@@ -42,6 +42,8 @@ def form(
 ) -> "Form | None":
     """The form for a container: state dictionaries have `{}` for what is empty, and no lists."""
     held = getattr(source.storage, "container", "orbax")
+    if container == held:
+        return found
     if container == "orbax":
         if found is not None and found.style is not None and found.style.empties:
             return dataclasses.replace(found, style=None, holes=None)
@@ -50,7 +52,8 @@ def form(
     style = next((style for style in others if style.empties), None)
     if target.family != "linen" or style is None:
         return found
-    holes = found.holes if found is not None and held == container else None
+    spelt = found is not None and found.style is not None and found.style.empties
+    holes = found.holes if found is not None and spelt else None
     return dataclasses.replace(found or layouts.Form(), style=style, holes=holes)
 
 
@@ -61,6 +64,9 @@ def plain(written: "Written", container: str) -> "Written":
         ConvertError: a name would not be cut again as it was joined.
     """
     made: Written = {tuple(str(key) for key in path): value for path, value in written.items()}
+    if container == "msgpack":  # as `flax.serialization.to_state_dict` has it
+        empty = (Hole.EMPTY_LIST, Hole.EMPTY_TUPLE)
+        made = {at: Hole.EMPTY_DICT if hole in empty else hole for at, hole in made.items()}
     if container == "safetensors":
         odd = [path for path in made if any("." in str(key) for key in path)]
         if odd:

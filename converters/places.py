@@ -189,7 +189,7 @@ def _is_empty(told: dict[str, Any]) -> bool:
         entries = [each["value_metadata"]["value_type"] for each in told["tree_metadata"].values()]
     except (KeyError, TypeError, AttributeError):  # the reader of the tree says so
         return False
-    return all(kind in orbax_tree.HOLES for kind in entries)
+    return all(kind in orbax_tree.HOLES or kind == orbax_tree.TEXT for kind in entries)
 
 
 def metadata(place: Place) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def metadata(place: Place) -> dict[str, Any]:
     for directory in (place.step_dir, place.items):
         if directory is not None and (directory / STEP_METADATA).is_file():
             file = directory / STEP_METADATA
-            return remembered.custom(read_json(file), str(file))
+            return remembered.custom(read_json(file), str(file), place.items.name)
     return {}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from maxmig import errors
 
+TREES = "maxmig_trees"  # {item: its own}, where several trees of a step came one after another
 _AXIS = {"param_scan_axis": int}
 _KINDS: dict[str, Any] = {  # a type, or the fields of an object; None is no fault
     "layout": str,
@@ -14,7 +15,7 @@ _KINDS: dict[str, Any] = {  # a type, or the fields of an object; None is no fau
     **_AXIS,
     "versions": dict,
     "stacks": list,
-    "way_back": {"rules": list, **_AXIS},
+    "way_back": {"rules": list, "unclear": bool, **_AXIS},
     "converted_from": {"layout": str, "options": dict, "versions": dict, "trained": bool},
     "origin": {
         "layout": str,
@@ -27,13 +28,20 @@ _KINDS: dict[str, Any] = {  # a type, or the fields of an object; None is no fau
 }
 
 
-def custom(step: Mapping[str, Any], where: str) -> dict[str, Any]:
+def custom(step: Mapping[str, Any], where: str, tree: str = "") -> dict[str, Any]:
     """The custom metadata among a step's metadata; empty when there are none.
+
+    Args:
+        step: the step's metadata.
+        where: their file.
+        tree: the item that holds the tree, in a step that may hold several.
 
     Raises:
         CheckpointError: they are no JSON object, or maxmig's own are not as it writes them.
     """
     found = step.get("custom_metadata") or {}
+    if isinstance(found, Mapping) and isinstance(apart := found.get(TREES), Mapping):
+        found = apart.get(tree, {key: value for key, value in found.items() if key != TREES})
     own = found.get("maxmig") if isinstance(found, Mapping) else None
     faults = _faults(found, {"maxmig": _KINDS}, "custom_metadata")
     if isinstance(own, Mapping) and not _is_skeleton(own.get("skeleton")):

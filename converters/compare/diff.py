@@ -97,7 +97,7 @@ def _aligned(
     found = _stacked(a, b, readers, rules)
     if rules:
         return found
-    for other in (_as_linen, _as_recorded):
+    for other in (_as_linen, _as_recorded, _as_layers):
         if not _unlike(found):
             break
         made = other(a, b, readers)
@@ -177,6 +177,13 @@ def _as_recorded(a: Checkpoint, b: Checkpoint, readers: Sequence[Reader]) -> Sid
     if (made := _made_of(b, two, a)) is not None:
         return forms.of(a, one), made
     return None
+
+
+def _as_layers(a: Checkpoint, b: Checkpoint, readers: Sequence[Reader]) -> Sides:
+    """Layers apart on both sides, as statistics may be on another axis than their parameters."""
+    one, two = readers
+    found = forms.of(a, one, scan=False, known=_axis_told(a, b))
+    return found, forms.of(b, two, scan=False, known=_axis_told(b, a))
 
 
 def _made_of(source: Checkpoint, reader: Reader, result: Checkpoint) -> forms.Forms | None:

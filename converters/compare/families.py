@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from maxmig.converters import evidence
 from maxmig.converters.compare import pairs
 from maxmig.converters.compare.verdicts import Line, Tolerance
 from maxmig.converters.compare.views import View
@@ -34,8 +35,9 @@ def paired(left: Views, right: Views, tolerance: Tolerance, limit: int) -> Itera
     """Compares stacks with their layers, and removes what was compared from both sides.
 
     A family of layers `name_0`, `name_1`, ... with the same leaves is taken for the stack beside it
-    that has the same leaves with one axis more, if one of them is equal. Where that axis may be one
-    of two, it is taken for nothing.
+    that has the same leaves with one axis more, if one of them is equal. Where the shapes of the
+    stack alone leave more than one axis, it is taken for nothing: layers that were cut on any of
+    them would be equal.
 
     Args:
         left: the leaves that are only in A.
@@ -44,9 +46,14 @@ def paired(left: Views, right: Views, tolerance: Tolerance, limit: int) -> Itera
         limit: bytes; see `pairs.compare`.
     """
     for apart, whole in ((left, right), (right, left)):
-        for family in list(_families(apart, whole)):
-            if any(leaf.path not in whole or leaf.layers[0] not in apart for leaf in family):
+        told: dict[tuple[str, str], int] = {}
+        found = sorted(_families(apart, whole), key=lambda each: each[0][:6] != "params")
+        for before, name, each in found:
+            if any(leaf.path not in whole or leaf.layers[0] not in apart for leaf in each):
                 continue  # it was compared as another family
+            family = _on_its_axis(before, name, each, whole, told)
+            if not all(leaf.axes for leaf in family):
+                continue
             lines = [
                 _compared(leaf, apart, whole, apart is left, limit, tolerance) for leaf in family
             ]
@@ -82,8 +89,50 @@ def _compared(
     return found
 
 
-def _families(apart: Views, whole: Views) -> Iterator[list[_Leaf]]:
-    """Every family of layers with every subtree beside it that could be its stack."""
+def _on_its_axis(
+    before: str, name: str, family: list[_Leaf], whole: Views, told: dict[tuple[str, str], int]
+) -> list[_Leaf]:
+    """A family with the axis of its stack alone, which that of the parameters tells; else none.
+
+    Args:
+        before: where the stack is.
+        name: its own.
+        family: its leaves.
+        whole: all leaves that are stacked, or may be.
+        told: the axes of the parameters' stacks, by model path and name; is added to.
+    """
+    section, _, model = before.partition("/")
+    axis = next(
+        (axis for (at, of), axis in told.items() if of == name and f"/{before}".endswith(at)), None
+    )
+    if axis is None:
+        begin = f"{before}/{name}/" if before else f"{name}/"
+        held = {path[len(begin) :]: whole[path].leaf for path in whole if path.startswith(begin)}
+        left = list(evidence.axes(held).left)
+        if len(left) != 1 or left[0] < 0:
+            return [dataclasses.replace(leaf, axes=()) for leaf in family]
+        axis = left[0]
+    if section == "params":
+        told[f"/{model}" if model else "", name] = axis
+    return [
+        dataclasses.replace(
+            leaf,
+            axes=tuple(
+                each
+                for each in leaf.axes
+                if each == min(axis, leaf.rank)
+                or (each == 0 and section not in ("params", "opt_state"))
+            ),
+        )
+        for leaf in family
+    ]
+
+
+def _families(apart: Views, whole: Views) -> Iterator[tuple[str, str, list[_Leaf]]]:
+    """Every family of layers with every subtree beside it that could be its stack.
+
+    It comes with where the stack is, and its name.
+    """
     numbered: dict[tuple[str, str], dict[str, dict[int, str]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -108,21 +157,8 @@ def _families(apart: Views, whole: Views) -> Iterator[list[_Leaf]]:
                 parts = [apart[path] for path in paths]
                 axes = _axes(parts, whole[stacked])
                 family.append(_Leaf(stacked, paths, len(parts[0].leaf.shape), axes))
-            if all(leaf.axes for leaf in family) and len(_shared(family)) < 2:
-                yield family
-
-
-def _shared(family: list[_Leaf]) -> list[int]:
-    """The axes that the layers may be on in all leaves; of two, it would be a guess.
-
-    Axes beyond 1 count only where 0 and 1 are impossible, as everywhere.
-    """
-    fits = [
-        axis
-        for axis in range(max(leaf.rank for leaf in family) + 1)
-        if all(min(axis, leaf.rank) in leaf.axes for leaf in family)
-    ]
-    return [axis for axis in fits if axis < 2] or fits
+            if all(leaf.axes for leaf in family):
+                yield before, name, family
 
 
 def _cuts(path: str) -> Iterator[tuple[str, str, str]]:

@@ -75,7 +75,7 @@ def of(
     notes: tuple[str, ...] = ()
     state = start(checkpoint.leaves, checkpoint.skeleton)
     carry.out(state, way.rules)
-    known = way.axis if way.rules else checkpoint.own.get("param_scan_axis", known)
+    known = way.axis if way.recorded else checkpoint.own.get("param_scan_axis", known)
     own = _layer_axis(state.leaves(), known)
     try:
         beside = checkpoint.own.get(auto.BESIDE)

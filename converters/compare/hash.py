@@ -27,6 +27,11 @@ from maxmig.converters.mapping.rules import Rule
 
 _NUMBER = re.compile(r"_0+(\d+)(?=/|$)")
 _PERSON = b"maxmig ckpt 1"
+_SAID = (
+    "the digest is that of the checkpoint from which the recorded conversions began, which does "
+    "not tell on which axis its layers are: that was said (--from-scan-axis); --as-stored: with "
+    "the layers apart"
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def fingerprint(
         )
     digests = {path: prints[path] or "" for path in trees.sort(prints)}
     kinds = {path: wanted[path].leaf for path in digests}
-    notes = (*found.notes, *_undone(undone), *_untold(kinds), *_guessed(checkpoint))
+    notes = (*found.notes, *_undone(undone))
+    notes += (*_untold(kinds, forms.layer_axis(checkpoint)), *_guessed(checkpoint))
     return Fingerprint(digests, kinds, notes, undone)
 
 
@@ -123,7 +129,10 @@ def _views(
         return stored(rules=rules), ()
     try:
         way = back.first(checkpoint)
-        return stored(way=way), way.rules
+        found = stored(way=way)
+        if way.unclear:
+            found = dataclasses.replace(found, notes=(*found.notes, _SAID))
+        return found, way.rules
     except (errors.ConvertError, errors.ConfigError) as error:
         found = stored()
         told = " ".join(str(error).split())[:200]
@@ -157,8 +166,13 @@ def _spelt(rule: Rule) -> str:
     return strictly.spelt(rule)
 
 
-def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:
-    """What may be laid out in another way elsewhere, and nothing here tells how."""
+def _untold(kinds: Mapping[str, Leaf], own: int | None) -> Iterator[str]:
+    """What may be laid out in another way elsewhere, and nothing here tells how.
+
+    Args:
+        kinds: shape and type of each leaf.
+        own: the axis of stacks with known names.
+    """
     owners = {path.partition("/")[2] for path in kinds if not path.startswith("opt_state/")}
     for at, kind in normed.in_nnx(owners).items():
         yield (
@@ -167,11 +181,13 @@ def _untold(kinds: Mapping[str, Leaf]) -> Iterator[str]:
             f"{kind}, wraps: Dense_0, to: linen}}`, for the digest that it has in Linen"
         )
     params = {path[7:]: leaf for path, leaf in kinds.items() if path.startswith("params/")}
+    heads: dict[str, int] = {}
     try:
-        found = shaped.find(params, axes.roots(kinds), None)
+        found = shaped.find(params, axes.roots(kinds), None, heads=heads)
     except errors.ConvertError as error:
         yield f"taken as a whole, not layer by layer: {str(error).partition(';')[0]}"
         return
+    found |= {at: axis for at, axis in heads.items() if own in (None, axis)}
     for at, axis in found.items():
         yield (
             f"{at}: looks like a stack of layers, of no known name; the digest is that of the "

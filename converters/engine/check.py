@@ -108,7 +108,11 @@ def _blamed(
                 source.read(path, box)
         except errors.CheckpointError as own:
             return own
-    return error
+    told = " ".join(str(error.__cause__ or error).split())[:200]
+    return errors.CheckpointError(
+        f"{spell(route.transfer.target)}: what was written cannot be read, though all of it can be "
+        f"read in {source.url}: {told}; the disk or the memory is faulty, nothing was put in place"
+    )
 
 
 def decode(made: orbax.Orbax, todo: Plan, recording: Recording, limit: int | None) -> int:

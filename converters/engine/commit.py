@@ -7,9 +7,11 @@ from pathlib import Path
 
 from maxmig import errors
 from maxmig.converters import places
-from maxmig.converters.engine import durable, journal
+from maxmig.converters.engine import durable, joining, journal
+from maxmig.converters.engine.joining import Trees
 
 _FILES = (".msgpack", ".safetensors")
+_ALONE = Trees()
 _TREE = (places.TREE_METADATA, places.STEP_METADATA, places.MARKER)
 
 
@@ -17,22 +19,33 @@ class Taken(errors.ConvertError):
     """Something appeared at the destination while the conversion went on."""
 
 
-def slot(destination: Path, step: int | None) -> Path:
-    """Where a result goes: as a further step into a directory of steps, else to DST itself.
+def slot(destination: Path, step: int | None, trees: Trees = _ALONE) -> Path:
+    """Where a result goes: as a further step into a directory of steps, or as a further tree into
+    such a step, else to DST itself.
 
     Args:
         destination: what the user gave.
         step: the number of the result's step; None: it is a file, or a tree without steps.
+        trees: those of the source's step.
     """
     if step is None or not destination.is_dir():
         return destination
-    if places.steps(destination) or not any(destination.iterdir()):
-        return destination / str(step)
+    place = destination / str(step)
+    if trees.join(place):
+        return place / trees.names[0]
+    inside = list(destination.iterdir())
+    if not inside or places.steps(destination) or any(map(_several, inside)):
+        return place
     return destination
 
 
 def check(
-    origin: Path | None, destination: Path, step: int | None = None, *, overwrite: bool
+    origin: Path | None,
+    destination: Path,
+    step: int | None = None,
+    trees: Trees = _ALONE,
+    *,
+    overwrite: bool,
 ) -> None:
     """Refuses a destination before anything is written.
 
@@ -40,7 +53,7 @@ def check(
         ConvertError: it exists, is no checkpoint that could be replaced, lies in the source or
             holds it, or there is nothing to put it in.
     """
-    place = slot(destination, step)
+    place = slot(destination, step, trees)
     resolved = place.resolve()
     if origin is not None:
         origin = origin.resolve()
@@ -62,13 +75,16 @@ def check(
         raise errors.ConvertError(f"{above}: no permission to write there; choose another place")
 
 
-def there(destination: Path, step: int | None = None) -> str:
+def there(destination: Path, step: int | None = None, trees: Trees = _ALONE) -> str:
     """What is already where a result goes, in words; empty if nothing is."""
-    place = slot(destination, step)
+    place = slot(destination, step, trees)
     if not _exists(place):
         return ""
     if place.is_symlink() or not place.is_dir():
         return f"{place} exists: a {'link' if place.is_symlink() else 'file'}"
+    held = [tree.name for tree in places.trees_of(place)]
+    if len(held) > 1:
+        return f"{place} exists: a step of {len(held)} trees, {', '.join(held)}"
     return f"{place} exists: a directory of {sum(1 for _ in place.iterdir())} entries"
 
 
@@ -96,32 +112,45 @@ def begin(destination: Path, digest: str, *, resume: bool) -> Path:
 
 
 def finish(
-    temporary: Path, destination: Path, step: int | None, *, overwrite: bool, fsync: bool = True
-) -> None:
+    temporary: Path,
+    destination: Path,
+    step: int | None,
+    trees: Trees = _ALONE,
+    *,
+    overwrite: bool,
+    fsync: bool = True,
+) -> Path:
     """Puts a tree in place; an old one goes only when the new one is there.
 
     Where a directory of steps has appeared meanwhile (other steps are converted at the same time),
-    the step goes into it.
+    the step goes into it; and the tree into a step of other trees.
+
+    Returns:
+        The new step; of a tree that came to others its directory.
 
     Raises:
         Taken: something else is there now.
         CheckpointError: the disk did not take what was written.
     """
     while True:
-        target = slot(destination, step)
-        made = temporary if target == destination else temporary / str(step)
+        target = slot(destination, step, trees)
+        made = temporary / target.relative_to(destination)
         old = _exists(target)
         if old and not overwrite:
             raise _taken(target)  # with the journal, so that --resume goes on
         shutil.rmtree(temporary / journal.FOLDER, ignore_errors=True)
+        joins = target.parent.parent == destination
+        if joins:  # before it comes: what is told of no tree does not count
+            joining.tell(made.parent, target.parent, target.name, fsync=fsync)
         try:
             place(made, target, overwrite=old, fsync=fsync)  # never what is there only since
             break
         except Taken:
-            if slot(destination, step) == target and not overwrite:
+            if slot(destination, step, trees) == target and not overwrite:
                 raise
     if made != temporary:
         remove(temporary)
+    return target if joins or step is None else destination / str(step)
 
 
 def place(made: Path, target: Path, *, overwrite: bool, fsync: bool = True) -> None:
@@ -169,6 +198,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _several(child: Path) -> bool:
+    """Whether it is a step of several trees."""
+    return child.name.isdigit() and child.is_dir() and len(places.trees_of(child)) > 1
 
 
 def _exists(path: Path) -> bool:

@@ -89,7 +89,13 @@ def tree(
     strings = conversion.strings
     if not conversion.items:
         return orbax_tree.documents(
-            arrays, conversion.holes, ocdbt=ocdbt, zarr=version, kinds=kinds, strings=strings
+            arrays,
+            conversion.holes,
+            ocdbt=ocdbt,
+            zarr=version,
+            stored_fill=_stored_fill(source, chosen),
+            kinds=kinds,
+            strings=strings,
         )
     found: dict[str, bytes] = {}
     for part in conversion.items:
@@ -100,11 +106,22 @@ def tree(
             holes,
             ocdbt=ocdbt,
             zarr=version,
+            stored_fill=_stored_fill(
+                source, [route for route in chosen if route.transfer.target[0] == part]
+            ),
             kinds={path[1:]: kind for path, kind in kinds.items() if path[0] == part},
             strings={path[1:]: text for path, text in strings.items() if path[0] == part},
         )
         found |= {f"{part}/{name}": data for name, data in told.items()}
     return found
+
+
+def _stored_fill(source: orbax.Orbax | None, chosen: Iterable[Route]) -> bool:
+    """Whether all values are stored: what is not in the source, its shared values do not have."""
+    if source is None:
+        return True
+    kept = (route.transfer for route in chosen if route.kind != routes.STREAM)
+    return all(source.part(at).told.stored_fill for each in kept for at in each.sources)
 
 
 def _entry(
@@ -126,7 +143,9 @@ def _entry(
         kind = orbax_tree.JAX if impl or orbax_tree.JAX in kinds else orbax_tree.NUMPY
     told = [entry.sharding for entry in mine]
     rank = source.rank(transfer.sources[0])
-    sharding = shardings.of(transfer.op, told, rank) if kind == orbax_tree.JAX else None
+    sharding = None
+    if kind == orbax_tree.JAX:
+        sharding = shardings.of(transfer.op, told, rank, transfer.leaf.shape)
     return orbax_tree.Entry(kind, impl, sharding or (shardings.ALONE if impl else None))
 
 

@@ -13,6 +13,7 @@ from maxmig.converters.engine import (
     documents,
     durable,
     flat,
+    joining,
     journal,
     pieces,
     pool,
@@ -123,12 +124,14 @@ class Local:
         counted = self.todo.options.verify != "none"
         return check.Checked(len(self.todo.routes) if counted else 0)
 
-    def commit(self, place: Path, step: int | None, *, overwrite: bool) -> None:
-        """Puts the result in place."""
+    def commit(self, place: Path, step: int | None, *, overwrite: bool) -> Path:
+        """Puts the result in place; says where it is."""
         fsync = self.todo.options.fsync
         if not self.flat:
-            commit.finish(self.temporary, place, step, overwrite=overwrite, fsync=fsync)
-            return
+            trees = joining.trees(self.todo.conversion)
+            return commit.finish(
+                self.temporary, place, step, trees, overwrite=overwrite, fsync=fsync
+            )
         made, told = (Path(*record.beside(each)) for each in (self.items, place))
         if overwrite or not place.exists():
             told.unlink(missing_ok=True)  # of a file that was there before
@@ -136,6 +139,7 @@ class Local:
         if made.exists():
             commit.place(made, told, overwrite=False, fsync=fsync)
         commit.remove(self.temporary)
+        return place
 
     def _describe(self, mine: Target, target: Target) -> None:
         (mine if self.group.count > 1 else target).describe(work.described(self.todo, self.made))

@@ -199,7 +199,7 @@ def _copy(task: tasks.Copy, todo: Plan, target: Target, looked: bool) -> None:
             result = future.result()
             if result.state == "value":
                 held.append((name, result.value))
-            elif source.told.stored_fill:
+            elif source.apart(origin)[1].told.stored_fill:
                 raise errors.CheckpointError(
                     f"{source.url}: the chunk {origin} is missing; the checkpoint is damaged: take "
                     "another step or another copy"

@@ -2,23 +2,31 @@
 
 import dataclasses
 import hashlib
+import json
+import math
 import os
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from maxmig import errors
 from maxmig.converters import accounting, places
-from maxmig.converters.engine import documents, reference, routes, tasks
+from maxmig.converters.compare import metadata as kept
+from maxmig.converters.engine import documents, joining, reference, routes, tasks
 from maxmig.converters.engine.options import MIB, Options
 from maxmig.converters.engine.routes import Route
-from maxmig.converters.storage import files, kv, orbax
+from maxmig.converters.leaves import encoded
+from maxmig.converters.storage import files, kv, mapped, orbax, safetensors
+from maxmig.converters.storage.base import Storage
 from maxmig.converters.transfers import Conversion
 
+_MARK = "plan"
 _AHEAD = 64 * MIB
 BASE = 160 * MIB  # of an interpreter with NumPy and TensorStore
 _RATES = {routes.REFERENCE: 40e9, routes.CHUNK: 600e6, routes.STREAM: 150e6}  # bytes a second
+_PIECE, _WRITE, _READ = 1.2e-3, 5e-4, 8e-6  # seconds for each piece, chunk written, chunk read
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,9 @@ class Plan:
         floor: the least memory that it takes, in bytes.
         disk: the bytes that are written anew.
         notes: what a reader should know.
+        count: how many pieces there are.
+        mark: what tells the result that it is this very plan's, from this very source; empty where
+            the result does not say.
     """
 
     conversion: Conversion
@@ -46,6 +57,8 @@ class Plan:
     disk: int
     notes: tuple[str, ...]
     files: bool = False
+    count: int = 0
+    mark: str = ""
 
     @property
     def pieces(self) -> tuple[Route, ...]:
@@ -77,12 +90,19 @@ class Plan:
         if made:
             nbytes = sum(item.leaf.nbytes for item in made)
             found.append({"route": "made", "arrays": len(made), "bytes": nbytes, "why": ""})
+        if texts := self.conversion.strings.values():
+            told = {"route": "string", "arrays": len(texts), "bytes": sum(map(_length, texts))}
+            found.append({**told, "why": "a text, written with the names of the tree"})
         return found
 
     @property
     def seconds(self) -> float:
         """About how long it will take."""
-        total = 0.05 + 4e-5 * len(self.routes)
+        total = 0.05 + 4e-5 * len(self.routes) + _PIECE * self.count
+        for route in self.of(routes.STREAM):
+            total += _WRITE * _chunks(route.array.shape, route.array.stored)
+            grids = map(self.conversion.storage.grid, route.transfer.sources)
+            total += _READ * sum(_chunks(grid.shape, grid.chunk) for grid in grids)
         for kind, rate in _RATES.items():
             total += sum(route.transfer.leaf.nbytes for route in self.of(kind)) / rate
         return total
@@ -98,16 +118,48 @@ class Plan:
         told.update(repr((self.ocdbt, self.zarr, self.options.verify)).encode())
         return told.hexdigest()
 
+    def marked(self) -> "Plan":
+        """The same, with a mark that the result carries in its metadata.
+
+        What a safetensors file says of itself depends on the source's contents alone: its mark lies
+        beside it.
+        """
+        told, metadata = hashlib.sha256(self.digest.encode()), self.conversion.metadata
+        told.update(json.dumps(metadata, sort_keys=True, default=str).encode())
+        mark = told.hexdigest()
+        conversion = self.conversion
+        if conversion.container != "safetensors":
+            conversion = dataclasses.replace(conversion, metadata=marked(metadata, mark))
+        return dataclasses.replace(self, conversion=conversion, mark=mark)
+
+
+def marked(metadata: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """Metadata with a mark."""
+    return {**metadata, "maxmig": {**metadata.get("maxmig", {}), _MARK: mark}}
+
+
+def mark_of(storage: Storage) -> str | None:
+    """The mark of the plan that made a checkpoint; None: it has none.
+
+    Raises:
+        CheckpointError: its metadata are damaged.
+    """
+    told = kept.kept(storage) if isinstance(storage, mapped.Mapped) else storage.metadata()
+    return told.get("maxmig", {}).get(_MARK)
+
 
 def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
     """Plans a conversion to an Orbax result.
 
     Raises:
-        ConvertError: a leaf's name is no safe one, or two leaves would have one place.
+        ConvertError: a leaf's name is no safe one, two leaves would have one place, or a type has
+            none in the container.
         CheckpointError: the source's metadata are damaged, or links lead out of it.
     """
     ocdbt = routes.target_ocdbt(conversion, options)
     documents.check_leaves(conversion, ocdbt=ocdbt)
+    if conversion.container == "safetensors":
+        safetensors.header_of(conversion.leaves, conversion.holes, conversion.metadata)
     linkable, notes = _linkable(conversion, destination, options)
     chosen = tuple(routes.choose(conversion, options, linkable))
     version = routes.target_zarr(conversion, options)
@@ -115,11 +167,16 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
         notes.append(
             "a msgpack file has no place for metadata: they lie beside it, with its checksums"
         )
+    if conversion.container != "orbax" and (options.ocdbt is not None or options.zarr):
+        notes.append(
+            f"a {conversion.container} file has no OCDBT and no Zarr: --ocdbt, --no-ocdbt and "
+            "--zarr do nothing"
+        )
     _, others = documents.beside(conversion)
     if others:
         notes.append(
             f"the source's step holds other trees, which are not converted: {', '.join(others)}; "
-            "convert each by its own path"
+            f"convert each by its own path{_where(conversion, destination)}"
         )
     if any(route.kind == routes.REFERENCE for route in chosen):
         notes.append(
@@ -135,8 +192,10 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
     written += sum(item.leaf.nbytes for item in conversion.made)
     whole = _whole_files(conversion, destination, chosen, ocdbt)
     todo = Plan(conversion, options, chosen, ocdbt, version, 0, written, tuple(notes), whole)
-    largest = max((task.nbytes for task in tasks.cut(conversion, todo.pieces, options)), default=0)
-    return dataclasses.replace(todo, floor=BASE + largest)
+    count, largest = 0, 0
+    for task in tasks.cut(conversion, todo.pieces, options):
+        count, largest = count + 1, max(largest, task.nbytes)
+    return dataclasses.replace(todo, floor=BASE + largest, count=count)
 
 
 def _whole_files(
@@ -176,6 +235,23 @@ def preflight(todo: Plan, destination: str) -> None:
                 f"{above}: expected {accounting.size(todo.disk)} of free disk, but there are "
                 f"{accounting.size(free)}; free some, or choose another disk"
             )
+
+
+def _where(conversion: Conversion, destination: str) -> str:
+    """Into which place other trees of a step go: a step holds some of them together."""
+    if conversion.container != "orbax":
+        return ", into a file of its own"
+    if kv.is_url(destination) or not joining.trees(conversion).names:
+        return ", into a DST of its own"
+    return f" into the same DST: it comes to step {conversion.step} there"
+
+
+def _chunks(shape: tuple[int, ...], chunk: tuple[int, ...]) -> int:
+    return math.prod(-(-size // part) for size, part in zip(shape, chunk, strict=False))
+
+
+def _length(text: str) -> int:
+    return len(encoded(text))
 
 
 def _enough(todo: Plan, destination: str) -> Plan:

@@ -192,7 +192,7 @@ def renames(source: orbax.Orbax, chosen: Sequence[Route]) -> dict[str, str]:
             origin = f"{orbax_tree.name_of(path)}/{route.array.key(place)}"
             if origin in held:
                 found[f"{name}/{route.array.key(index)}"] = origin
-            elif source.told.stored_fill:
+            elif source.part(path).told.stored_fill:
                 raise errors.CheckpointError(
                     f"{source.url}: {'/'.join(map(str, path))}: chunk {list(place)} is missing; "
                     "the checkpoint is damaged: take another step or another copy"

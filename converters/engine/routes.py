@@ -18,6 +18,8 @@ from maxmig.converters.transfers import Conversion, Transfer
 
 REFERENCE, CHUNK, STREAM = "reference", "chunk", "stream"
 KINDS = (REFERENCE, CHUNK, STREAM)
+_FEW = 128  # chunks of an array: so many layers it may well have, each in a chunk of its own
+_SMALL = 1 << 20  # bytes: a chunk of less costs as much as this
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,43 @@ def _chunk(transfer: Transfer, conversion: Conversion, options: Options) -> tupl
         assert bases[0] is not None
         base = bases[0]
     chunk = [min(size, max(1, full)) for size, full in zip(base, shape, strict=True)]
+    held: set[int] = set()
     match transfer.op:
         case ops.Stack(axis) | ops.MoveAxis(_, axis):
             chunk[axis] = 1
+            held = {axis}
+        case ops.Then() | ops.Join():
+            held = {axis for axis, size in enumerate(chunk) if size == 1}
     each = max(1, leaf.nbytes // max(1, math.prod(shape)))
     limit = max(1, min(options.chunk, options.max_memory // 4) // each)
+    if all(conversion.storage.grid(path).nbytes < _SMALL for path in transfer.sources):
+        _grow(chunk, shape, min(limit, _SMALL // each), held)
     for axis in range(len(chunk)):  # from the front: rows stay whole, and values contiguous
         over = -(-math.prod(chunk) // limit)
         if over > 1 and chunk[axis] > 1:
             chunk[axis] = _divisor(chunk[axis], over, whole=chunk[axis] >= shape[axis])
     return tuple(chunk)
+
+
+def _grow(chunk: list[int], shape: tuple[int, ...], limit: int, held: set[int]) -> None:
+    """Makes small chunks multiples of themselves, from the back, where there are very many.
+
+    Chunks of the source that are as small are then decoded for several chunks of the result at
+    most, which costs less than a chunk more.
+
+    Args:
+        chunk: is changed.
+        shape: of the array.
+        limit: the numbers in a chunk.
+        held: axes that stay as they are: those of layers.
+    """
+    for axis in reversed(range(len(chunk))):
+        parts = [-(-max(1, size) // part) for size, part in zip(shape, chunk, strict=True)]
+        room = min(limit // math.prod(chunk), parts[axis])
+        if axis in held or room < 2 or math.prod(parts) <= _FEW:
+            continue
+        even = -(-parts[axis] // -(-parts[axis] // room))
+        chunk[axis] = min(even * chunk[axis], shape[axis])
 
 
 def _divisor(size: int, parts: int, *, whole: bool) -> int:

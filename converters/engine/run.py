@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maxmig import errors
-from maxmig.converters import places
+from maxmig.converters import places, storage
 from maxmig.converters.engine import (
     check,
     commit,
     documents,
+    joining,
     journal,
     pieces,
     plan,
@@ -37,11 +38,13 @@ class Result:
         directory: the new step.
         checked: what verification looked at.
         resumed: how many pieces an earlier, stopped conversion had done already.
+        finished: whether one had done all of it, so that nothing was left to do.
     """
 
     directory: str
     checked: check.Checked
     resumed: int = 0
+    finished: bool = False
 
 
 def run(
@@ -60,7 +63,8 @@ def run(
         destination: the directory of steps to make, local or as a URL; of other containers the
             file.
         overwrite: replace a destination that exists.
-        resume: go on with an earlier conversion of the same plan, if it was stopped or killed.
+        resume: go on with an earlier conversion of the same plan, if it was stopped or killed; do
+            nothing if it was finished (without `overwrite`, and if the plan is a marked one).
         finish: a last look at the new step before it is put in place: at its directory, and at
             its tree as it was read back.
         progress: called with the bytes of each piece that is done.
@@ -71,6 +75,8 @@ def run(
         CheckpointError: the source is damaged, or changed meanwhile; the destination is as before.
         Interrupted: the user stopped it; `resume` goes on.
     """
+    if resume and not overwrite and (made := _finished(todo, destination)):
+        return Result(made, check.Checked(), finished=True)
     plan.preflight(todo, destination)
     with pool.heap(keep=plan.workers(todo).keep) if todo.pieces else contextlib.nullcontext():
         if kv.is_url(destination):
@@ -105,9 +111,10 @@ def _run_local(
     stop = pool.Stop()
     with group.joined(), stop.listening():
         if group.first:
-            commit.check(root, place, step, overwrite=overwrite)
+            commit.check(root, place, step, joining.trees(todo.conversion), overwrite=overwrite)
         begun = group.agree("begun", lambda: str(commit.begin(place, digest, resume=resume)))
         temporary = Path(begun)
+        made = place
         notes = journal.Journal(temporary, digest, group.index)
         local = Local(todo, temporary, place.name, notes, group, stop, progress)
         try:
@@ -115,7 +122,7 @@ def _run_local(
             work.check_unchanged(source, before)
             if group.first:
                 finish(local.step, local.seen)
-                local.commit(place, step, overwrite=overwrite)
+                made = local.commit(place, step, overwrite=overwrite)
             group.meet("committed")
         except pool.Stopped as stopped:
             raise errors.Interrupted(work.stopped(local.finished, local.total)) from stopped
@@ -125,7 +132,6 @@ def _run_local(
             if group.first:
                 commit.remove(temporary)
             raise
-    made = place if local.flat else place / local.step.relative_to(temporary)
     return Result(str(made), checked, local.resumed)
 
 
@@ -145,20 +151,36 @@ def check_destination(
         ConvertError: the destination is not a good one.
         PreflightError: memory or disk is too small.
     """
+    if resume and not overwrite and _finished(todo, destination):
+        return
     plan.preflight(todo, destination)
     if kv.is_url(destination):
         remote.Remote(todo, destination).check(overwrite=overwrite, resume=resume)
         return
     source = todo.conversion.storage
     root = None if kv.is_url(source.url) else Path(source.url)
-    commit.check(root, *_place(todo, destination), overwrite=overwrite)
+    place, step = _place(todo, destination)
+    commit.check(root, place, step, joining.trees(todo.conversion), overwrite=overwrite)
+
+
+def _finished(todo: Plan, destination: str) -> str | None:
+    """Where the whole result of the same marked plan is already; None: it is not there."""
+    if kv.is_url(destination):
+        made = remote.Remote(todo, destination).step
+    else:
+        place, step = _place(todo, destination)
+        made = str(commit.slot(place, step, joining.trees(todo.conversion)))
+    with contextlib.suppress(errors.MaxmigError):
+        if todo.mark and plan.mark_of(storage.open(made)) == todo.mark:
+            return made
+    return None
 
 
 def there(todo: Plan, destination: str) -> str:
     """What is there already where the result is to be, in words; empty if nothing is."""
     if kv.is_url(destination):
         return remote.Remote(todo, destination).there()
-    return commit.there(*_place(todo, destination))
+    return commit.there(*_place(todo, destination), joining.trees(todo.conversion))
 
 
 def _run_remote(

@@ -1,6 +1,7 @@
 """How arrays were sharded, told of the arrays that are made of them: one entry an axis."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,17 @@ ALONE = json.dumps(
 )
 
 
-def of(op: transfers.Op, told: Sequence[str | None], rank: int) -> str | None:
+def of(op: transfers.Op, told: Sequence[str | None], rank: int, shape: Sequence[int]) -> str | None:
     """The sharding of a result, as Orbax writes it, from those of its sources.
+
+    An axis that the mesh does not divide (a part of one that it did) is replicated: else neither
+    JAX nor Orbax would place the array.
 
     Args:
         op: how it is made.
         told: the sharding of each source.
         rank: the number of axes of the first source.
+        shape: that of the result.
     """
     first = told[0] if told else None
     if first is None:
@@ -36,14 +41,24 @@ def of(op: transfers.Op, told: Sequence[str | None], rank: int) -> str | None:
     spec = document.get("partition_spec")
     if document.get("sharding_type") != "NamedSharding" or not isinstance(spec, list):
         return first
-    if isinstance(op, ops.Same | ops.Slice | ops.Concat):
+    if isinstance(op, ops.Same):
         return first
-    axes = [*spec, *[None] * (rank - len(spec))]
-    axes = _axes(op, axes)
+    axes = _axes(op, [*spec, *[None] * (rank - len(spec))])
+    axes = [
+        named if size % _ways(document, named) == 0 else None
+        for named, size in zip(axes, shape, strict=False)
+    ]
     while axes and axes[-1] is None:
         axes.pop()
     document["partition_spec"] = axes
     return json.dumps(document)
+
+
+def _ways(document: dict[str, Any], named: Any) -> int:
+    """Into how many parts an axis is cut by the axes of the mesh that it names."""
+    sizes = dict(zip(document.get("axis_names") or (), document.get("shape") or (), strict=False))
+    names = named if isinstance(named, list) else [named]
+    return math.prod(sizes.get(name, 1) for name in names if name is not None)
 
 
 def _axes(op: transfers.Op, axes: list[Any]) -> list[Any]:

@@ -33,7 +33,9 @@ class Form:
         style: how the optimizer's containers are written; None: the layout's own way.
         step_dtype: the step counter's type; None: the layout's own.
         places: leaves that are in none of the places that all this leads to.
-        holes: the tree's holes, if they are not those that all this leads to.
+        holes: the holes in the optimizer's state, if they are not those that all this leads to.
+        empty: the other places that hold no array, and what is empty in the optimizer because the
+            parameter's place is.
         beside: sections that are no part of the model although collections are: top-level keys.
         levels: sections with a `params` level of their own, as the parameters have it (averages).
     """
@@ -45,8 +47,14 @@ class Form:
     step_dtype: str | None = None
     places: Mapping[str, DiskPath] = field(default_factory=dict)
     holes: Mapping[DiskPath, Hole] | None = None
+    empty: Mapping[DiskPath, Hole] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     levels: frozenset[str] = frozenset()
+
+    @property
+    def tops(self) -> dict[DiskPath, Hole]:
+        """The top-level keys that hold nothing, which no change of the model's layers touches."""
+        return {at: hole for at, hole in self.empty.items() if not at[1:]}
 
     def to_json(self) -> dict[str, Any]:
         """As JSON for a checkpoint's metadata; what is as usual is left out."""
@@ -65,6 +73,8 @@ class Form:
             found["places"] = {name: list(path) for name, path in self.places.items()}
         if self.holes is not None:
             found["holes"] = [[list(path), hole.value] for path, hole in self.holes.items()]
+        if self.empty:
+            found["empty"] = [[list(path), hole.value] for path, hole in self.empty.items()]
         for name in ("beside", "levels"):
             if sections := getattr(self, name):
                 found[name] = sorted(sections)
@@ -84,6 +94,7 @@ class Form:
             step_dtype=found.get("step_dtype"),
             places={name: tuple(path) for name, path in found.get("places", {}).items()},
             holes=None if holes is None else {tuple(path): Hole(value) for path, value in holes},
+            empty={tuple(path): Hole(value) for path, value in found.get("empty", ())},
             beside=frozenset(found.get("beside", ())),
             levels=frozenset(found.get("levels", ())),
         )

@@ -8,6 +8,7 @@ Any Linen project whose TrainState holds `params/params` writes the same.
 from maxmig.converters import leaves
 from maxmig.converters.layouts.facts import RESERVED, Facts
 from maxmig.converters.layouts.table import Table
+from maxmig.converters.leaves import Leaf
 from maxmig.converters.skeletons import Style
 
 OWN = {"params", "opt_state", "step", "nnx_aux"}
@@ -29,13 +30,21 @@ def _owns(facts: Facts) -> tuple[float, list[str]]:
 
 
 def nested(facts: Facts) -> str:
-    """An optimizer's container that is keyed by position, without `params` below: as MaxText's NNX
-    runs write those that are not outermost; empty if there is none.
+    """An optimizer's container as MaxText's NNX runs write those that are not outermost: keyed by
+    position, or with moments, but without `params` below; empty if there is none.
     """
-    for path in facts.arrays:
+    state = [path for path in facts.tree if path[:1] == ("opt_state",) and len(path) > 2]
+    listed = any(isinstance(key, int) for path in state for key in path)
+    for path in state:
+        if "params" in path or not isinstance(facts.tree[path], Leaf):
+            continue
         numbered = [at for at, key in enumerate(path) if isinstance(key, str) and key.isdigit()]
-        if path[0] == "opt_state" and len(path) > 2 and numbered and "params" not in path:
+        if numbered:
             return leaves.spell(path[: numbered[0] + 1])
+        # Linen's own may lack the level as well, but hardly without a list somewhere.
+        moments = [at for at, key in enumerate(path) if at > 1 and key in ("mu", "nu")]
+        if moments and not listed:
+            return leaves.spell(path[: moments[0] + 1])
     return ""
 
 

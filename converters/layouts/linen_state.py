@@ -9,6 +9,7 @@ from maxmig.converters.layouts.table import Table
 from maxmig.converters.skeletons import Style
 
 OWN = {"params", "opt_state", "step"}
+_FIELDS = {"model", "optimizer"}
 
 
 def owns(facts: Facts) -> tuple[float, list[str]]:
@@ -19,7 +20,8 @@ def owns(facts: Facts) -> tuple[float, list[str]]:
     reasons.append(f"beside them {state}" if state else "neither opt_state nor step")
     if deeper := facts.below(("params", "params")):
         reasons.append("the parameters are a level deeper, in 'params/params'")
-    strange = sorted(facts.tops & (RESERVED - OWN))
+    whole = len(state) == 2  # then these are fields of the user's, as no NNX state has `params`
+    strange = sorted(facts.tops & (RESERVED - OWN - (_FIELDS if whole else set())))
     if strange:
         reasons.append(f"does not know the top-level keys {strange}")
     return (0.95 if held and state and not deeper and not strange else 0.0), reasons

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maxmig.converters import leaves, names, skeletons
-from maxmig.converters.layouts import merged, wrappers
+from maxmig.converters.layouts import merged, sections, wrappers
 from maxmig.converters.layouts.base import Form, Hints
 from maxmig.converters.leaves import DiskPath, DiskTree, Hole, Leaf
 
 if TYPE_CHECKING:
     from maxmig.converters.layouts.table import Table
 
-_MEANT = ("params", "aux", "step", skeletons.ROOT)  # sections with a meaning of their own
+_MEANT = ("params", "step", skeletons.ROOT)  # sections with a meaning of their own
 
 
 class Reader:
@@ -31,6 +31,7 @@ class Reader:
         self.skeleton: skeletons.Skeleton = None
         self.form = Form()
         self._levels = _levels(table, tree)
+        self.containers: dict[DiskPath, DiskPath] = {}  # holes in the optimizer, by their keys
         self._empty: list[tuple[DiskPath, DiskPath, Hole]] = []
         self._fixed = {tuple(at): name for name, at in (form.places if form else {}).items()}
 
@@ -50,6 +51,8 @@ class Reader:
             elif table.opt_state is not None and _below(keys, table.opt_state):
                 inner = keys[len(table.opt_state) :]
                 state[inner] = _Stored(path) if isinstance(leaf, Leaf) else leaf
+                if isinstance(leaf, Hole):
+                    self.containers[inner] = path
             elif self._beside(keys):
                 self._top(path, keys, leaf)
             elif _strictly(keys, table.params):
@@ -71,7 +74,9 @@ class Reader:
             step_dtype=self.form.step_dtype,
             levels=self._levels,
             beside=frozenset(
-                str(keys[0]) for keys in bare.keys.values() if len(keys) > 1 and self._beside(keys)
+                sections.section(keys[0])
+                for keys in bare.keys.values()
+                if len(keys) > 1 and self._beside(keys)
             ),
         )
 
@@ -79,19 +84,19 @@ class Reader:
         """Whether keys lead to what is no part of the model, where all collections are."""
         if self.table.collections != "merged" or not keys:
             return False
-        told = self.known is not None and str(keys[0]) in self.known.beside
+        told = self.known is not None and sections.section(keys[0]) in self.known.beside
         return told or (bool(self.table.params) and not self._own(keys))
 
     def _strip(self) -> wrappers.Bare:
         table = self.table
-        sections: dict[str, DiskPath] = {"params": table.params}
+        known: dict[str, DiskPath] = {"params": table.params}
         if table.aux is not None:
-            sections["aux"] = table.aux
+            known["aux"] = table.aux
         if table.opt_state is not None:
-            sections["opt_state"] = table.opt_state
+            known["opt_state"] = table.opt_state
         if table.step is not None:
-            sections["step"] = table.step
-        sections |= {str(path[0]): path[:1] for path in self.tree if self._beside(path)}
+            known["step"] = table.step
+        known |= {sections.section(p[0]): p[:1] for p in self.tree if self._beside(p)}
         boxes = None
         if table.family == "linen" or table.collections == "top":
             boxes = {"params": table.params}
@@ -99,9 +104,13 @@ class Reader:
                 tops = {str(p[0]) for p in self.tree if len(p) > 1}
                 named = {table.params[:1], (table.opt_state or ())[:1]}
                 levels = dict.fromkeys(self._levels, table.params[1:])
-                boxes |= {top: (top, *levels.get(top, ())) for top in tops if (top,) not in named}
-        known = self.known.boxed if self.known else None
-        bare = wrappers.strip(self.tree, sections, boxes=boxes, known=known, hints=self.hints)
+                boxes |= {
+                    name: (top, *levels.get(name, ()))
+                    for top in tops
+                    if (top,) not in named and (name := sections.section(top))
+                }
+        boxed = self.known.boxed if self.known else None
+        bare = wrappers.strip(self.tree, known, boxes=boxes, known=boxed, hints=self.hints)
         self.problems += bare.problems
         self.notes += bare.notes
         return bare
@@ -112,18 +121,18 @@ class Reader:
         state: Mapping[DiskPath, object],
         wrapped: Collection[str],
     ) -> None:
-        sections = dict.fromkeys(model, "params")
+        parts = dict.fromkeys(model, "params")
         if self.table.collections == "merged":
             moments = _suffixes(state, model)
             found = {keys: leaf for keys, (_, leaf) in model.items()}
             told = self.hints.collections
-            sections = merged.classify(found, moments, told, self.problems)
+            parts = merged.classify(found, moments, told, self.problems)
             if {"params", "opt_state"} <= set(wrapped) and self.known is None:
-                self.notes += merged.untrained(sections, moments, told)
+                self.notes += merged.untrained(parts, moments, told)
         other = self.table.rename(model) if self.table.rename else {}
         for keys, (path, leaf) in model.items():
             name = names.canonical(keys, self.lists)
-            self._add(f"{sections[keys]}/{other.get(keys, name)}", path, leaf)
+            self._add(f"{parts[keys]}/{other.get(keys, name)}", path, leaf)
 
     def _other(self, path: DiskPath, keys: DiskPath, leaf: Leaf | Hole) -> None:
         table = self.table
@@ -142,9 +151,10 @@ class Reader:
                 "a collection"
             )
         elif isinstance(leaf, Leaf):
-            level = len(self.table.params) if keys[0] in self._levels else 1
+            name = sections.section(keys[0])
+            level = len(self.table.params) if name in self._levels else 1
             rest = names.canonical(keys[level:], self.lists)
-            self._add(f"{keys[0]}/{rest}" if rest else str(keys[0]), path, leaf)
+            self._add(f"{name}/{rest}" if rest else name, path, leaf)
 
     def _own(self, keys: DiskPath) -> bool:
         """Whether the first key is one of the layout's own, which no collection can have."""
@@ -172,7 +182,7 @@ class Reader:
             if end is None or len(end) == len(keys):
                 continue
             if isinstance(leaf, Hole):
-                del state[keys]
+                del state[keys], self.containers[keys]
             else:  # what is trained has a value: this is a placeholder
                 path, hole = ends[end]
                 problem = f"{leaves.spell(path)}: a hole ({hole.value}) instead of an array"
@@ -227,7 +237,7 @@ def _levels(table: "Table", tree: DiskTree) -> frozenset[str]:
     own = {start[0] for start in (table.params, table.aux, table.opt_state, table.step) if start}
     found = {str(path[0]) for path in tree if path and path[0] not in own}
     flat = {str(p[0]) for p in tree if p[1 : len(table.params)] != table.params[1:] or len(p) < 3}
-    return frozenset(found - flat)
+    return frozenset(map(sections.section, found - flat))
 
 
 def _below(keys: DiskPath, start: DiskPath) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from maxmig import errors, trees
 from maxmig.converters import leaves, names, skeletons
-from maxmig.converters.layouts import reader
+from maxmig.converters.layouts import reader, sections
 from maxmig.converters.layouts.base import Evidence, Family, Form, Hints, Reading, Written
 from maxmig.converters.layouts.facts import Facts
 from maxmig.converters.leaves import DiskPath, DiskTree, Hole
@@ -110,7 +110,7 @@ class Table:
         if form.holes is not None:
             written = {at: value for at, value in written.items() if isinstance(value, str)}
             written |= form.holes
-        return written
+        return _filled(written, form.empty)
 
     def _state(self, flat: Iterable[str], skeleton: skeletons.Skeleton, form: Form) -> Written:
         assert self.opt_state is not None
@@ -142,12 +142,13 @@ class Table:
                 f"step: layout {self.name!r} has no place for it; leave it out (--params-only)"
             )
         elif self.collections == "top":
-            start = (section, *self.params[1:]) if section in form.levels else (section,)
+            start: DiskPath = (sections.key(section),)
+            start += self.params[1:] if section in form.levels else ()
             at = (*start, *(names.keys(rest, lists) if rest else ()))
         elif self.collections == "merged":
             if not rest:
-                return (section,)
-            start = (section,) if section in form.beside else self.params
+                return self._field(section)
+            start = self._field(section) if section in form.beside else self.params
             at = (*start, *names.keys(rest, lists))
         else:
             raise errors.ConvertError(
@@ -156,6 +157,18 @@ class Table:
             )
         name = section if section in {"aux", *form.beside} else "params"
         return (*at, "value") if name in form.wrapped or rest in form.boxed else at
+
+    def _field(self, section: str) -> DiskPath:
+        """Where what is no part of the model is kept beside it."""
+        at = (sections.key(section),)
+        own = sorted({str(keys[0]) for keys in (self.params, self.opt_state, self.step) if keys})
+        if at[0] in own:
+            raise errors.ConvertError(
+                f"{section}: layout {self.name!r} keeps {', '.join(own)} at the top, and a field "
+                "of such a name cannot be beside them; leave it out in a mapping file: "
+                f"`- {{drop: {{collection: {section}}}, reason: ...}}`"
+            )
+        return at
 
     def _aux_place(self, path: str, rest: str, lists: frozenset[str] | None) -> DiskPath:
         if self.aux is None:
@@ -174,9 +187,10 @@ class Table:
             for style in (None, *self.others)
             for lists in ((None, seen.form.lists) if self.style.split else (seen.form.lists,))
         ]
+        own, empty = self._empty(tree, seen)
         best: tuple[int, Form, list[str], bool] | None = None
         for form in candidates:
-            other, holes = self._differs(tree, places, seen.skeleton, form)
+            other, holes = self._differs(own, places, seen.skeleton, form)
             if best is None or len(other) + holes < best[0]:
                 best = (len(other) + holes, form, other, holes)
             if not best[0]:
@@ -189,13 +203,37 @@ class Table:
             notes = (f"{len(other)} leaves are not where {self.name!r} writes them, first {first}",)
             found = dataclasses.replace(found, places={n: places[n] for n in other})
         if holes:
-            own = {at: leaf for at, leaf in tree.items() if isinstance(leaf, Hole)}
             found = dataclasses.replace(found, holes=own)
-        return found, notes
+        return dataclasses.replace(found, empty=empty), notes
+
+    def _empty(
+        self, tree: DiskTree, seen: reader.Reader
+    ) -> tuple[dict[DiskPath, Hole], dict[DiskPath, Hole]]:
+        """The holes that the optimizer's containers tell of, and all others."""
+        known = seen.known.empty if seen.known is not None else {}
+        containers = set(seen.containers.values())
+        if seen.skeleton is None:
+            containers.discard(self.opt_state or ())
+        spelt = {tuple(map(str, at)): at for at in known}
+        own: dict[DiskPath, Hole] = {}
+        empty: dict[DiskPath, Hole] = {}
+        for at, hole in tree.items():
+            if not isinstance(hole, Hole):
+                continue
+            if at in containers:
+                own[at] = hole
+                continue
+            before = spelt.get(tuple(map(str, at)))  # a file has `{}` for all that is empty
+            alike = before is not None and (hole is Hole.NONE) == (known[before] is Hole.NONE)
+            if before is not None and alike:
+                empty[before] = known[before]
+            else:
+                empty[at] = hole
+        return own, empty
 
     def _differs(
         self,
-        tree: DiskTree,
+        own: Mapping[DiskPath, Hole],
         places: Mapping[str, DiskPath],
         skeleton: skeletons.Skeleton,
         form: Form,
@@ -203,8 +241,27 @@ class Table:
         written = self.write(places, skeleton, dataclasses.replace(form, places={}, holes=None))
         back = {value: at for at, value in written.items() if isinstance(value, str)}
         holes = {at: value for at, value in written.items() if isinstance(value, Hole)}
-        own = {at: leaf for at, leaf in tree.items() if isinstance(leaf, Hole)}
         return [name for name, at in places.items() if back.get(name) != at], holes != own
+
+
+def _filled(written: Written, empty: Mapping[DiskPath, Hole]) -> Written:
+    """With further holes, whose keys are places in a list where others' keys are there."""
+    if not empty:
+        return written
+    known = {at[:size] for at in written for size in range(1, len(at) + 1)}
+    for path, hole in empty.items():
+        at: DiskPath = ()
+        for key in path:
+            here = (*at, key)
+            if here not in known:
+                other: DiskPath = (*at, str(key))
+                if str(key).isdecimal() and isinstance(key, str):
+                    other = (*at, int(key))
+                here = other if other in known else here
+            at = here
+        if at not in known:
+            written[at] = hole
+    return written
 
 
 def _put(written: Written, at: DiskPath, value: "str | Hole") -> None:

@@ -173,19 +173,25 @@ def scan(
         return _apart(every, on, known, beside), source_axis
     if stacked and source_axis is None:
         return (), None  # all stays where it is, so that its axis need not be known
-    result = axis if axis is not None else source_axis if on else axes.DEFAULT_AXIS
+    result = axis if axis is not None else source_axis if on else _default(every, listed)
     assert result is not None
     found: list[Rule] = []
     if scan:
         if not listed and not stacked and not known:
             listed = _siblings(leaves, stacked=bool(on))
-            if listed and axis is None:
-                result = 0  # Linen's and NNX's own default
+        if listed and axis is None and not on:
+            whose = "MaxText's" if result else "that of nn.scan and nnx.vmap"
+            state.notes.append(f"layers are stacked on axis {result}, {whose}; --scan-axis chooses")
         found += [rules.Stack(f"{at}_{{}}", at, result) for at in listed]
     elif not on and not known:
         _none(leaves, state, "--scan-axis", listed)
     found += _moved(every, on, result, beside)
     return tuple(_within(rule, leaves) for rule in found), result
+
+
+def _default(leaves: Mapping[str, Leaf], listed: Iterable[str]) -> int:
+    """The layer axis of what is stacked where nobody says it: MaxText's of its own trees."""
+    return axes.DEFAULT_AXIS if axes.maxtext(leaves, listed) else 0
 
 
 def _layered(leaves: Mapping[str, Leaf], listed: list[str], state: State) -> list[str]:
@@ -206,15 +212,31 @@ def _layered(leaves: Mapping[str, Leaf], listed: list[str], state: State) -> lis
     return found
 
 
+def unused(state: State, axis: int, apart: tuple[Rule, ...] | None) -> None:
+    """Says of a layer axis that a user gives where it is that of no stack.
+
+    Args:
+        state: what is converted.
+        axis: the axis.
+        apart: the rules that take stacks apart; None: the stacks are left as they are.
+    """
+    ranks = [len(item.leaf.shape) for path, item in state.items.items() if path[:7] == "params/"]
+    taken = apart is None or any(isinstance(rule, rules.Unstack) for rule in apart)
+    if not taken or axis >= max(ranks, default=0):
+        state.notes.append(f"--from-scan-axis {axis} does nothing: there is no stack with that axis")
+
+
 def _apart(
     leaves: Mapping[str, Leaf], on: Mapping[str, int], known: bool, beside: int | None
 ) -> tuple[Rule, ...]:
     """Rules that take stacks apart on all levels."""
+    turns = [rule for at, axis in on.items() for rule in levels.turned(leaves, at, axis, beside)]
+    leaves = levels.after(leaves, turns)
     for at, axis in on.items():
-        levels.check_collections(leaves, at, axis, beside)
         levels.check_shared(leaves, at, axis)
     params = {path: leaf for path, leaf in leaves.items() if path[:7] == "params/"}
-    return tuple(_within(rule, params) for rule in levels.apart(leaves, on, known=known))
+    apart = levels.apart(leaves, on, known=known)
+    return (*turns, *(_within(rule, params) for rule in apart))
 
 
 def _moved(
@@ -224,9 +246,8 @@ def _moved(
     moved = [at for at, own in on.items() if own != axis]
     params = {path: leaf for path, leaf in leaves.items() if path[:7] == "params/"}
     _refuse_nested(params, moved)
-    for at in moved:
-        levels.check_collections(leaves, at, on[at], beside)
-    return [rules.MoveAxis(at, on[at], axis) for at in moved]
+    turns = [rule for at in moved for rule in levels.turned(leaves, at, on[at], beside)]
+    return [*turns, *(rules.MoveAxis(at, on[at], axis) for at in moved)]
 
 
 def _stacked_on(
@@ -255,9 +276,13 @@ def _unnamed(
     found: dict[str, int] = {}
     if named:
         fits = axis is not None and axis in axes.evident_axes(every, named, (axis,))
-        found = dict.fromkeys(named, axes.told_axis(every, named, axis if fits else None, []))
+        on = axes.told_axis(every, named, axis if fits else None, state.notes)
+        found = dict.fromkeys(named, on)
     cut = [path[7:] for path in params if any(w[:8] == "unstack " for w in state.items[path].why)]
-    looking = shaped.find(inside, [*stacked, *named, *cut], axis, apart=listed)
+    heads: dict[str, int] = {}
+    looking = shaped.find(inside, [*stacked, *named, *cut], axis, apart=listed, heads=heads)
+    own = _told(every, stacked, axis)
+    state.notes += (_maybe(at, each) for at, each in heads.items() if own in (None, each))
     groups = _groups(params, blocks=True)
     parts = [at for at in looking if any(re.match(rf"{re.escape(g)}_\d+/", at) for g in groups)]
     if parts and not scan:
@@ -275,6 +300,21 @@ def _unnamed(
             "write the rules yourself (start from `ckpt map`)"
         )
     return found | looking
+
+
+def _told(leaves: Mapping[str, Leaf], stacked: list[str], known: int | None) -> int | None:
+    try:
+        return axes.told_axis(leaves, stacked, known, []) if stacked else None
+    except errors.ConvertError:
+        return None
+
+
+def _maybe(at: str, axis: int) -> str:
+    return (
+        f"{at}: left as it is: one module (attention), or a stack of layers on axis {axis}; if it "
+        f"is a stack, say it in a mapping file (start from `ckpt map`), `- {{unstack: {at}, to: "
+        f"'{at}_{{}}', axis: {axis}}}`"
+    )
 
 
 def _none(
@@ -325,7 +365,8 @@ def remembered(found: tuple[Rule, ...]) -> tuple[Rule, ...]:
                 return at == f"{to}_{{}}" and to.rpartition("/")[2] in stacks.NAMES
         return True
 
-    return () if all(map(told, found)) else found
+    stacking = (rules.Stack, rules.Unstack, rules.MoveAxis)
+    return () if all(map(told, found)) else tuple(r for r in found if isinstance(r, stacking))
 
 
 def _refuse_nested(leaves: Mapping[str, Leaf], stacked: list[str]) -> None:

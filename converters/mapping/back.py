@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxmig import errors
-from maxmig.converters import layouts
+from maxmig.converters import axes, layouts
 from maxmig.converters.checkpoint import Checkpoint
 from maxmig.converters.layouts import Form, Layout
 from maxmig.converters.mapping import carry, files, relayouts, rules
@@ -69,14 +69,22 @@ class Way:
     Attributes:
         rules: in their order.
         axis: the layer axis there, if that checkpoint's metadata told it.
+        unclear: whether nothing told it there, so that it had to be said (--from-scan-axis).
     """
 
     rules: tuple[Rule, ...] = ()
     axis: int | None = None
+    unclear: bool = False
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.rules) or self.unclear
 
     def data(self) -> dict[str, Any]:
         """As the metadata keep it."""
-        return {"rules": [rule.data() for rule in self.rules], "param_scan_axis": self.axis}
+        found = {"rules": [rule.data() for rule in self.rules], "param_scan_axis": self.axis}
+        return found | ({"unclear": True} if self.unclear else {})
 
 
 def first(source: Checkpoint) -> Way:
@@ -89,19 +97,23 @@ def first(source: Checkpoint) -> Way:
     if not isinstance(told, Mapping):
         raise errors.ConfigError(f"{source.place}: its metadata: {WAY}: expected rules, got {told}")
     found = files.parse({"rules": told.get("rules") or []}, f"{source.place}: its metadata")
-    return Way(found.rules, told.get("param_scan_axis"))
+    return Way(found.rules, told.get("param_scan_axis"), bool(told.get("unclear")))
 
 
-def way(source: Checkpoint, done: tuple[Rule, ...], scanning: tuple[Rule, ...]) -> Way:
+def way(
+    source: Checkpoint, done: tuple[Rule, ...], scanning: tuple[Rule, ...], said: int | None
+) -> Way:
     """The way from a result.
 
     Args:
         source: what it is made of.
         done: all rules that were carried out on it.
         scanning: those of them that stack layers or take them apart, if a name tells the way back.
+        said: the layer axis of the source, where it was said (--from-scan-axis).
     """
     earlier = first(source)
-    if not earlier.rules and all(_same_leaves(rule, scanning) for rule in done):
+    unclear = earlier.unclear if earlier.recorded else _unclear(source, said)
+    if not earlier.rules and not unclear and all(_same_leaves(rule, scanning) for rule in done):
         return Way()
     try:
         both = [(rule.inverse(), rule) for rule in reversed(done)]
@@ -113,8 +125,18 @@ def way(source: Checkpoint, done: tuple[Rule, ...], scanning: tuple[Rule, ...]) 
             found.pop()  # this conversion went that way
         else:
             found.append((rule, rule))
-    axis = earlier.axis if earlier.rules else source.own.get("param_scan_axis")
-    return Way(tuple(back for back, _ in found), axis)
+    axis = earlier.axis if earlier.recorded else source.own.get("param_scan_axis")
+    return Way(tuple(back for back, _ in found), axis, unclear)
+
+
+def _unclear(source: Checkpoint, said: int | None) -> bool:
+    """Whether a source does not tell by itself that its layers are on an axis."""
+    if said is None or source.own.get("param_scan_axis") is not None:
+        return False
+    try:
+        return axes.layer_axis(source.leaves) not in (None, said)
+    except errors.ConvertError:
+        return True
 
 
 def _same_leaves(rule: Rule, scanning: tuple[Rule, ...]) -> bool:
@@ -150,7 +172,9 @@ def form(origin: Mapping[str, Any], state: State, rescanned: bool) -> Form:
     found = Form.from_json(origin.get("form") or {})
     boxed = {path[7:] for path, item in state.items.items() if state.boxed & {*item.sources}}
     found = dataclasses.replace(found, boxed=(found.boxed & state.params) | (boxed & state.params))
-    return dataclasses.replace(found, places={}, holes=None) if rescanned else found
+    if not rescanned:
+        return found
+    return dataclasses.replace(found, places={}, holes=None, empty=found.tops)
 
 
 def stacks(

@@ -26,10 +26,20 @@ def rule(item: Any, where: str) -> Rule:
     if unknown := sorted(map(str, item.keys() - fields)):
         raise errors.ConfigError(f"{where}: {kinds[0]}: unknown {unknown}; known are {fields}")
     try:
+        _check_target(item.get("to"))
         return make(item)
     except (KeyError, TypeError, ValueError, errors.ConfigError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise errors.ConfigError(f"{where}: {kinds[0]}: {told}") from error
+
+
+def _check_target(found: Any) -> None:
+    """No result may have keys that lead out of its directory, or are invisible."""
+    for path in found if isinstance(found, list) else [found]:
+        if isinstance(path, str):
+            bad = [key for key in path.split("/") if key in (".", "..") or not key.isprintable()]
+            if bad:
+                raise ValueError(f"to: expected printable names, got {bad[0]!r} in {path!r}")
 
 
 def _where(found: Any) -> Where:

@@ -140,7 +140,11 @@ def parse(found: Any, where: str, numbers: Mapping[str, int] | None = None) -> D
         ConfigError: something in it is not understood; the place is told.
     """
     if not isinstance(found, Mapping):
-        raise errors.ConfigError(f"{where}: expected keys and values, got {type(found).__name__}")
+        told = "nothing" if found is None else type(found).__name__
+        raise errors.ConfigError(
+            f"{where}: expected keys and values, of which one is `maxmig_map: {VERSION}`, got "
+            f"{told}"
+        )
     if unknown := sorted(map(str, found.keys() - _TOP)):
         raise errors.ConfigError(f"{where}: unknown keys {unknown}; known are {sorted(_TOP)}")
     if found.get("maxmig_map", VERSION) != VERSION:

@@ -1,16 +1,17 @@
 """Rules that take stacks apart, level by level: layers may hold stacks of their own."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
 
 from maxmig import errors
 from maxmig.converters import axes, evidence
 from maxmig.converters.leaves import Leaf
-from maxmig.converters.mapping import rules
-from maxmig.converters.mapping.rules import Rule
+from maxmig.converters.mapping import rules, strictly
+from maxmig.converters.mapping.rules import Rule, Where
 
 _SCANNED = re.compile(r"(?!.*_\d+_\d+$)Scan\w+_\d+")  # ScanBlock_0_1 is one layer of ScanBlock_0
+_COUNTERS = ("cache_index",)  # Flax's own: one number in a layer
 
 
 def apart(leaves: Mapping[str, Leaf], on: Mapping[str, int], *, known: bool) -> list[Rule]:
@@ -55,7 +56,6 @@ def _apart(
             inner,
             None,
             [],
-            around=axis,
             usual=axis if maxtext else None,
             advice=(
                 "these are stacks in the layers of a stack, which --from-scan-axis does not name; "
@@ -101,10 +101,10 @@ def scan_named(owners: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def check_collections(
+def turned(
     leaves: Mapping[str, Leaf], at: str, axis: int, beside: int | None = None
-) -> None:
-    """Refuses statistics whose layers are not on axis 0, or may be on the parameters' own.
+) -> list[rules.Transpose]:
+    """Rules that bring statistics to axis 0, whose layers are on the axis of the parameters'.
 
     A rule takes what follows no parameter from axis 0, where Flax stacks it unless it is told.
 
@@ -115,11 +115,12 @@ def check_collections(
         beside: that of what follows no parameter, where it is known.
 
     Raises:
-        ConvertError: there are such.
+        ConvertError: the shapes do not tell on which of the two axes statistics are.
     """
     held = evidence.inside(leaves, [at])[at]
     params = held.get("params", {})
     layers = max((evidence.length(leaf, axis) for leaf in params.values()), default=0)
+    found: list[rules.Transpose] = []
     for section, parts in held.items():
         if section in ("params", "opt_state", "aux") or axis == 0 or beside == 0:
             continue
@@ -128,30 +129,66 @@ def check_collections(
             for path, leaf in parts.items()
             if path not in params or params[path].shape != leaf.shape
         }
-        first = [path for path, leaf in free.items() if evidence.length(leaf, 0) != layers]
-        other = [path for path, leaf in free.items() if evidence.length(leaf, axis) != layers]
-        wide = [path for path, leaf in free.items() if len(leaf.shape) > 1]
-        if not wide or other:
+        wide = {path: leaf for path, leaf in free.items() if len(leaf.shape) > 1}
+        if not wide or any(evidence.length(leaf, axis) != layers for leaf in free.values()):
             continue  # on axis 0, or on none
-        path = next((path for path in first if path in wide), wide[0])
-        rank = len(free[path].shape)
-        place = min(axis, rank - 1)
-        turn = [place, *(each for each in range(rank) if each != place)]
-        told = (
-            f"{section}/{at}/{path}: {free[path]}: its {layers} layers are on axis {place}, as "
-            "those of the parameters"
-            if first
-            else f"{section}/{at}/{path}: {free[path]}: the shape does not tell whether its "
-            f"{layers} layers are on axis 0, as Flax stacks what is no parameter, or on axis "
-            f"{axis}, as those of the parameters"
+        turns = {
+            path: rules.Transpose(Where(f"{at}/{path}", collection=section), _first(leaf, axis))
+            for path, leaf in wide.items()
+        }
+        # Flax stacks all leaves of a collection on one axis, so one of them tells it: one that is
+        # not as long on axis 0, and in one layer is like a parameter beside it.
+        beside_it = {path: _beside(params, path, axis) for path in wide}
+        told = any(
+            evidence.length(leaf, 0) != layers and evidence.without(leaf, axis) in beside_it[path]
+            for path, leaf in wide.items()
         )
-        raise errors.ConvertError(
-            f"{told}; rules take them from axis 0. Say it in a mapping file (start from `ckpt "
-            f"map`): for each such leaf that is on axis {place}, `- {{transpose: {{collection: "
-            f"{section}, path: {at}/{path}}}, axes: {turn}}}`, and then "
-            f"`- {{unstack: {at}, to: '{at}_{{}}', axis: {axis}}}` or "
-            f"`- {{move_axis: {at}, from: {axis}, to: 0}}`"
-        )
+        shared = [path for path, leaf in wide.items() if leaf.shape in beside_it[path]]
+        if shared or not told:
+            path = shared[0] if shared else next(iter(wide))
+            _refuse_statistics(f"{section}/{at}/{path}", wide[path], turns[path], at, axis, layers)
+        found += turns.values()
+    return found
+
+
+def after(leaves: Mapping[str, Leaf], turns: Iterable[rules.Transpose]) -> dict[str, Leaf]:
+    """The leaves with their axes in the order of rules."""
+    found = dict(leaves)
+    for rule in turns:
+        path = f"{rule.where.collection}/{rule.where.path}"
+        shape = found[path].shape
+        found[path] = found[path].reshaped(tuple(shape[axis] for axis in rule.axes))
+    return found
+
+
+def _first(leaf: Leaf, axis: int) -> tuple[int, ...]:
+    """The axes of a leaf with that of its layers before the others."""
+    place = min(axis, len(leaf.shape) - 1)
+    return (place, *(each for each in range(len(leaf.shape)) if each != place))
+
+
+def _beside(params: Mapping[str, Leaf], path: str, axis: int) -> set[tuple[int, ...]]:
+    """The shapes that the parameters beside a leaf have in one layer."""
+    module = path.rpartition("/")[0]
+    return {
+        evidence.without(leaf, axis)
+        for name, leaf in params.items()
+        if name.rpartition("/")[0] == module
+    }
+
+
+def _refuse_statistics(
+    name: str, leaf: Leaf, turn: rules.Transpose, at: str, axis: int, layers: int
+) -> NoReturn:
+    raise errors.ConvertError(
+        f"{name}: {leaf}: the shape does not tell whether its {layers} layers are on axis 0, as "
+        f"Flax stacks what is no parameter, or on axis {axis}, as those of the parameters, or "
+        "whether all layers share it; rules take them from axis 0. Say it in a mapping file "
+        f"(start from `ckpt map`): for each such leaf that is on axis {turn.axes[0]}, "
+        f"`- {strictly.spelt(turn)}`, and then "
+        f"`- {{unstack: {at}, to: '{at}_{{}}', axis: {axis}}}` or "
+        f"`- {{move_axis: {at}, from: {axis}, to: 0}}`"
+    )
 
 
 def check_shared(leaves: Mapping[str, Leaf], at: str, axis: int) -> None:
@@ -163,20 +200,19 @@ def check_shared(leaves: Mapping[str, Leaf], at: str, axis: int) -> None:
     held = evidence.inside(leaves, [at])[at]
     params = held.get("params", {})
     layers = max((evidence.length(leaf, axis) for leaf in params.values()), default=0)
-    shapes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-    for path, leaf in params.items():
-        shapes[path.rpartition("/")[0]].add(evidence.without(leaf, axis))
+    wide = {size for leaf in params.values() for size in evidence.without(leaf, axis)}
     for section, parts in held.items():
         for path, leaf in parts.items():
             if (
                 section not in ("params", "opt_state", "aux")
                 and leaf.shape == (layers,)
-                and leaf.shape in shapes[path.rpartition("/")[0]]
+                and layers in wide
+                and path.rpartition("/")[2] not in _COUNTERS
             ):
                 raise errors.ConvertError(
                     f"{section}/{at}/{path}: {leaf}: the shape does not tell whether it is one "
-                    f"number for each of {layers} layers, or one array that they share, as the "
-                    "parameter beside it has that shape in one layer; take the layers apart with "
-                    f"a mapping file (start from `ckpt map`), `- {{unstack: {at}, to: "
+                    f"number for each of {layers} layers, or one array that they share, as "
+                    "parameters have an axis of that length in one layer; take the layers apart "
+                    f"with a mapping file (start from `ckpt map`), `- {{unstack: {at}, to: "
                     f"'{at}_{{}}', axis: {axis}}}`, if it is a number for each, or drop it first"
                 )

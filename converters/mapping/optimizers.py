@@ -71,7 +71,7 @@ def empty(form: Form | None, target: Layout, state: State) -> Form | None:
     if state.skeleton is not None or not place or style is None or not style.holes:
         return form
     form = form or Form()
-    return dataclasses.replace(form, holes={**(form.holes or {}), place: Hole.NONE})
+    return dataclasses.replace(form, empty={**form.empty, place: Hole.NONE})
 
 
 def _imported(name: str) -> Any:

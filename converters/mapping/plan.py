@@ -156,8 +156,8 @@ def planned(source: Checkpoint, to: str | None = None, **options: Any) -> Planne
     kept_apart = auto.remembered(scanning)
     if kept_apart:
         metadata["maxmig"]["stacks"] = [rule.data() for rule in rules.invert(kept_apart)]
-    way = back.way(source, done, () if kept_apart else scanning)
-    if way.rules:
+    way = back.way(source, done, () if kept_apart else scanning, chosen.from_scan_axis)
+    if way.recorded:
         metadata["maxmig"][back.WAY] = way.data()
     named = told is not None or chosen.params_only
     builder = assemble.Builder(source, target, state, written, form, chosen.container, named)
@@ -205,6 +205,8 @@ def _carried(
         scanning, axis = auto.scan(
             state, scan=scan, axis=scan_axis, source_axis=axis, beside=beside
         )
+    if from_axis is not None and not source.scan_layers:
+        auto.unused(state, from_axis, scanning if scan is False else None)
     scanning = carry.out(state, scanning)
     done += scanning
     if target.family == "nnx":

@@ -3,7 +3,9 @@
 `scale` of a norm, and `bias` beside a kernel, have one axis in a single layer, and kernels two.
 Where all have one more, and one axis is equally long in all that is in a subtree, that is the
 layers' axis. A norm over two axes, alone or beside kernels of one layer, is no stack, and the scale
-of a quantised kernel is no norm's.
+of a quantised kernel is no norm's. One attention layer with a norm over heads has the shapes of a
+stack if it has as many heads as features in each: it is none, unless its axis is said, and that of
+no other stack.
 """
 
 import re
@@ -11,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from maxmig import errors, trees
-from maxmig.converters import stacks
+from maxmig.converters import axes, evidence, stacks
 from maxmig.converters.leaves import Leaf
 
 PLURAL = re.compile(r".*[^s]s")  # a list's or a stack's name: `blocks`
+_LIKELY = re.compile(r"h|.*([^s]s|block|layer|stack|stage)|Scan\w+")
 
 
 def find(
@@ -22,6 +25,7 @@ def find(
     outside: Collection[str],
     known: int | None,
     apart: Collection[str] = (),
+    heads: dict[str, int] | None = None,
 ) -> dict[str, int]:
     """The outermost stacks: {path of a subtree: layer axis}.
 
@@ -30,6 +34,8 @@ def find(
         outside: subtrees that are stacks by their names, and what else is in none.
         known: the layer axis, where it is known.
         apart: stacks of known names whose layers are apart: these hold none.
+        heads: is added to: what is as soon one module, such as attention, as a stack on an axis,
+            or beside a stack has no name of one.
 
     Raises:
         ConvertError: a subtree is a stack, but on more than one axis.
@@ -46,11 +52,24 @@ def find(
             inside.setdefault(at, {})[path[len(at) + 1 :]] = leaf
     found: dict[str, int] = {}
     for at in trees.sort(inside):
-        if any(at.startswith(f"{outer}/") for outer in found):
+        if any(f"{at}/".startswith(f"{outer}/") for outer in found):
             continue
-        if axes := _axes(inside[at]):
-            found[_among(at, inside)] = _one(at, axes, known)
-    return found
+        fits = _axes(inside[at])
+        first = [axis for axis in fits if axis >= 0]
+        if first == [1] and (gone or known != 1) and _headed(inside[at]):
+            if heads is not None and not any(at.startswith(f"{outer}/") for outer in heads):
+                heads[at] = 1
+        elif fits:
+            axis = _one(at, fits, known)
+            _refuse_part(at, axis, inside)
+            found[_among(at, inside)] = axis
+    # Beside a stack that a name tells, what has the shapes of one by chance needs a name too.
+    named = {at: axis for at, axis in found.items() if _LIKELY.fullmatch(_name(at))}
+    if not gone and not named:
+        return found
+    if heads is not None:
+        heads |= {at: axis for at, axis in found.items() if at not in named}
+    return named
 
 
 def _among(at: str, inside: Mapping[str, Mapping[str, Leaf]]) -> str:
@@ -72,6 +91,22 @@ def _among(at: str, inside: Mapping[str, Mapping[str, Leaf]]) -> str:
         f"a mapping file (start from `ckpt map`), `- {{unstack: {modules[-1]}, to: "
         f"'{modules[-1]}_{{}}', axis: 0}}`"
     )
+
+
+def _refuse_part(at: str, axis: int, inside: Mapping[str, Mapping[str, Leaf]]) -> None:
+    """A stack may have numbers too, one for each layer, which alone do not look like a stack.
+
+    Raises:
+        ConvertError: all that is in a module around it has as many layers.
+    """
+    for place, letter in enumerate(at):
+        around = inside.get(at[:place], {}) if letter == "/" else {}
+        if around and len({evidence.length(leaf, axis) for leaf in around.values()}) == 1:
+            raise errors.ConvertError(
+                f"{at}: looks like a stack of layers, but {at[:place]} may be the one, as all in "
+                "it has as many; say it in a mapping file (start from `ckpt map`), `- {unstack: "
+                f"{at[:place]}, to: '{at[:place]}_{{}}', axis: {axis}}}`"
+            )
 
 
 def sequentials(leaves: Mapping[str, Leaf], listed: Iterable[str]) -> list[str]:
@@ -98,19 +133,20 @@ def sequentials(leaves: Mapping[str, Leaf], listed: Iterable[str]) -> list[str]:
     return found
 
 
-def _axes(held: Mapping[str, Leaf]) -> list[int]:
-    """The axes on which the layers can be; none: it is no stack, or does not look like one."""
-    ranks = [len(leaf.shape) for leaf in held.values()]
-    if min(ranks) < 2:
-        return []
-    fits = [axis for axis in range(max(ranks)) if _agree(held, axis)]
-    fits = [axis for axis in fits if axis < 2] or fits
+def _axes(held: Mapping[str, Leaf]) -> dict[int, int]:
+    """The axes on which the layers can be: {axis: layers}; none: it does not look like a stack."""
+    if min(len(leaf.shape) for leaf in held.values()) < 2:
+        return {}
     if any(_is_weight(path) and len(leaf.shape) < 3 for path, leaf in held.items()):
-        return []  # a kernel of one layer
+        return {}  # a kernel of one layer
+    fits = evidence.axes(held).left
+    # Many an array has an axis of length 1: it counts beside a longer one.
+    if max(fits, default=-1) < 0 or max(fits.values()) < 2:
+        return {}
     if _normed(held):
         return fits
     modules = {path.rpartition("/")[0] for path in held}
-    return [axis for axis in fits if len(modules) > 1 and _biased(held, axis)]
+    return fits if len(modules) > 1 and any(_biased(held, axis) for axis in fits) else {}
 
 
 def _is_weight(path: str) -> bool:
@@ -136,34 +172,35 @@ def _normed(held: Mapping[str, Leaf]) -> bool:
     return bool(norms) and any(len(leaf.shape) > 2 for leaf in rest)
 
 
-def _agree(held: Mapping[str, Leaf], axis: int) -> bool:
-    lengths = {leaf.shape[min(axis, len(leaf.shape) - 1)] for leaf in held.values()}
-    return len(lengths) == 1 and min(lengths) > 1
+def _headed(held: Mapping[str, Leaf]) -> bool:
+    """Whether all kernels have the two axes of a norm: heads, and the features in each."""
+    norms = {leaf.shape for path, leaf in held.items() if _name(path) == "scale"}
+    return len(norms) == 1 and all(
+        norms & {leaf.shape, leaf.shape[:2], leaf.shape[1:]} for leaf in held.values()
+    )
 
 
 def _biased(held: Mapping[str, Leaf], axis: int) -> bool:
     """Whether a bias has the features of its kernel, and the layers."""
-    for path, leaf in held.items():
-        kernel = held.get(f"{path.removesuffix('bias')}kernel") if _name(path) == "bias" else None
-        if kernel is None or len(leaf.shape) != 2 or len(kernel.shape) < 3:
-            continue
-        features = leaf.shape[0] if axis else leaf.shape[1]
-        rest = kernel.shape[:axis] + kernel.shape[axis + 1 :]
-        if rest[-1] == features:
-            return True
-    return False
+    return any(
+        len(bias.shape) == 2
+        and len(kernel.shape) > 2
+        and evidence.fits(evidence.without(bias, axis), evidence.without(kernel, axis))
+        for _, bias, kernel in evidence.biases(held)
+    )
 
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _one(at: str, axes: list[int], known: int | None) -> int:
-    if known in axes:
-        return axes[axes.index(known)]
-    if len(axes) == 1:
-        return axes[0]
+def _one(at: str, fits: Mapping[int, int], known: int | None) -> int:
+    if known is not None and known in fits:
+        return known
+    axis = next(iter(fits))
+    if len(fits) == 1 and axis >= 0:
+        return axis
     raise errors.ConvertError(
-        f"{at}: looks like a stack of layers, but the shapes do not tell on which axis they are "
-        f"(axes on which all agree: {axes}); name it with --from-scan-axis"
+        f"{at}: looks like a stack of layers, but the shapes do not tell on which axis they are: "
+        f"{axes.spelt(fits)}; {axes.ADVICE}"
     )

@@ -38,7 +38,8 @@ def form(
         found = _same_form(source, state, done)
     else:
         found = _usual(source, target, state)
-    return _raw_scales(_listed(found, state), source, target, state, done)
+    found = _listed(_apart(found, target, state), state)
+    return _raw_scales(found, source, target, state, done)
 
 
 def _usual(source: Checkpoint, target: Layout, state: State) -> Form | None:
@@ -46,13 +47,24 @@ def _usual(source: Checkpoint, target: Layout, state: State) -> Form | None:
     usual: Form | None = getattr(target, "usual", None)
     if target.family != "nnx":
         return usual
-    if source.layout.family == "nnx" and source.form.lists is not None:
-        return dataclasses.replace(usual or Form(), lists=source.form.lists | state.lists)
+    if source.layout.family == "nnx":
+        return dataclasses.replace(usual or Form(), lists=source.form.lists)
     if source.layout.name == "linen":
-        if not state.lists:
-            return usual
-        state.lists |= {*steps.containers(trees.sort(state.params), scanned=False)}
+        return usual
     return dataclasses.replace(usual or Form(), lists=frozenset(state.lists))
+
+
+def _apart(form: Form | None, target: Layout, state: State) -> Form | None:
+    """The form, in which what is known to be a list in the result is one, such as a stack of
+    another name that was taken apart.
+    """
+    if target.family != "nnx" or not state.lists:
+        return form
+    form = form or getattr(target, "usual", None) or Form()
+    lists = form.lists
+    if lists is None:
+        lists = frozenset(steps.containers(trees.sort(state.params), scanned=False))
+    return dataclasses.replace(form, lists=lists | state.lists)
 
 
 def _listed(form: Form | None, state: State) -> Form | None:
@@ -94,8 +106,11 @@ def _same_form(source: Checkpoint, state: State, done: tuple[Rule, ...]) -> Form
     lists = form.lists if form.lists is None else form.lists | state.lists
     kept = {p: at for p, at in form.places.items() if untouched and p in state.items}
     whole = untouched and len(state.items) == len(source.leaves)
+    holes, empty = (form.holes, form.empty) if whole else (None, {})
+    if not whole and not state.dropped:
+        empty = form.tops
     return dataclasses.replace(
-        form, boxed=boxed, lists=lists, places=kept, holes=form.holes if whole else None
+        form, boxed=boxed, lists=lists, places=kept, holes=holes, empty=empty
     )
 
 

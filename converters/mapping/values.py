@@ -15,6 +15,7 @@ from maxmig.converters.mapping.state import Item, State, alone, apply, forest
 POLICIES = ("derive", "keep", "drop")
 _CALLED = re.compile(r"(?:^|_)(?:rngs?|keys?)$")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+_SMALL = ("float8_", "float6_", "float4_")
 
 
 def randomness(state: State, target: Layout, policy: str, origin: dict[str, Any] | None) -> None:
@@ -114,8 +115,12 @@ def cast(state: State, dtype: str | None) -> None:
         ConfigError: it is no floating-point type.
     """
     for section, name in _types(dtype).items():
+        left: list[str] = []
         for path, item in state.items.items():
-            if path.partition("/")[0] != section or item.leaf.dtype not in _FLOATS:
+            if path.partition("/")[0] != section:
+                continue
+            if item.leaf.dtype not in _FLOATS:
+                left += [path] if item.leaf.dtype.startswith(_SMALL) else []
                 continue
             if section == "opt_state" and not item.leaf.shape:
                 continue  # hyperparameters and counters are no moments
@@ -125,6 +130,11 @@ def cast(state: State, dtype: str | None) -> None:
                 leaf = Leaf(item.leaf.shape, name, each * count)
                 why = (*item.why, f"cast {item.leaf.dtype} -> {name}")
                 state.items[path] = dataclasses.replace(item, leaf=leaf, why=why)
+        if left:
+            state.notes.append(
+                f"{left[0]}: {state.items[left[0]].leaf.dtype}, which --dtype leaves as it is: "
+                f"its scale goes with it ({len(left)} such leaves)"
+            )
 
 
 def _types(dtype: str | None) -> dict[str, str]:
@@ -136,7 +146,11 @@ def _types(dtype: str | None) -> dict[str, str]:
                 f"--dtype: expected a floating-point type ({', '.join(_FLOATS)}), or "
                 f"params=TYPE,opt_state=TYPE; got {part!r}. Numbers are never made integers"
             )
-        found[section or "params"] = name
+        if found.setdefault(section or "params", name) != name:
+            raise errors.ConfigError(
+                f"--dtype: expected one type for {section or 'params'}, got "
+                f"{found[section or 'params']} and {name}; the moments' is opt_state=TYPE"
+            )
     return found
 
 

@@ -36,6 +36,10 @@ class Items(Orbax):
         """The items of the step that hold the tree."""
         return tuple(self.parts)
 
+    def part(self, path: DiskPath) -> Orbax:
+        """The tree of the item that a leaf is in."""
+        return self.parts[str(path[0])]
+
     def apart(self, name: str) -> tuple[str, Orbax, str]:
         """Where a value is, by its name: the prefix of its item, the item's tree, the rest."""
         item, _, rest = name.partition(".")
@@ -133,11 +137,18 @@ def above(url: str) -> tuple[str, DiskPath] | None:
 
 def _holds(url: str) -> bool:
     """Whether a tree, a step or a directory of steps is there."""
-    import tensorstore as ts
-
     there = files.Files(url)
     if any(there.read(name) is not None for name in (orbax_tree.TREE, places.STEP_METADATA)):
         return True
+    return holds_steps(url)
+
+
+def holds_steps(url: str) -> bool:
+    """Whether complete steps are in a directory, local or in a bucket."""
+    import tensorstore as ts
+
+    if not kv.is_url(url):
+        return bool(places.steps(url))
     with files.reading(url):
         found = kv.directory(url).list(ts.KvStore.KeyRange("0", ":")).result()
     return any(re.fullmatch(rf"\d+/{re.escape(places.MARKER)}", key.decode()) for key in found)

@@ -21,7 +21,7 @@ from maxmig.converters.storage.mapped import Extent, Mapped
 CHUNKED = "__msgpack_chunked_array__"
 LARGEST = 2**30  # bytes of one array: flax cuts larger ones into flat chunks
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
-_NATIVE = {bool: "bool", int: "int64", float: "float64"}
+_NATIVE = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
 _NUMBERS = {
     0xCA: ">f",
     0xCB: ">d",
@@ -218,9 +218,13 @@ class _Walker:
     def _extension(self, length: int) -> Any:
         code = struct.unpack(">b", self._take(1))[0]
         end = self.at + self._possible(length)
+        if code == _COMPLEX:
+            parts = [float(part.value) for part in self.value(0)]
+            if self.at != end or len(parts) != 2:
+                raise ValueError("a complex number that is no pair")
+            return _Native(complex(*parts))
         if code not in (_ARRAY, _SCALAR):
-            self.at = end
-            return _Native(complex(0))
+            raise ValueError(f"a value of the kind {code}, which Flax does not write")
         if self._take(1)[0] != 0x93:
             raise ValueError("an array that is no (shape, type, bytes)")
         shape = tuple(item.value for item in self.value(0))

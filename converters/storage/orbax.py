@@ -160,6 +160,10 @@ class Orbax:
         alone = self.step_dir in (None, self.items)
         return () if alone else (self.items.rstrip("/").rpartition("/")[2],)
 
+    def part(self, path: DiskPath) -> "Orbax":
+        """The tree of the item that a leaf is in."""
+        return self
+
     def apart(self, name: str) -> tuple[str, "Orbax", str]:
         """Where a value is, by its name: the prefix of its item, the item's tree, the rest."""
         return "", self, name
@@ -194,12 +198,13 @@ class Orbax:
 
     def metadata(self) -> dict[str, Any]:
         """The custom metadata of the step."""
+        tree = str(self.items).rstrip("/").rpartition("/")[2]
         for directory in (self.step_dir, self.items):
             if directory is not None:
                 data = files.Files(directory).read(places.STEP_METADATA)
                 if data is not None:
                     where = kv.join(directory, places.STEP_METADATA)
-                    return remembered.custom(places.load_json(data, where), where)
+                    return remembered.custom(places.load_json(data, where), where, tree)
         return {}
 
     def rank(self, path: DiskPath) -> int:
@@ -310,7 +315,7 @@ class Orbax:
                 self.store,
                 orbax_tree.name_of(path),
                 self.arrays[path],
-                fill_missing_data_reads=not self.told.stored_fill,
+                fill_missing_data_reads=not self.part(path).told.stored_fill,
             )
 
     def _damaged(self, path: DiskPath, box: Box, error: Exception) -> errors.CheckpointError:

@@ -55,7 +55,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree's metadata: its leaves, and how its arrays are kept."""
+    """A tree's metadata: its leaves, and how its arrays are kept.
+
+    Attributes:
+        entries: its leaves and holes.
+        ocdbt: whether they are in one database.
+        zarr: the version of Zarr.
+        stored_fill: whether a value is stored even where all its numbers are the fill value; where
+            not, as older versions of Orbax had it, what is missing is that.
+    """
 
     entries: dict[DiskPath, Entry]
     ocdbt: bool
@@ -134,10 +142,21 @@ def documents(
     *,
     ocdbt: bool,
     zarr: int,
+    stored_fill: bool = True,
     kinds: Mapping[DiskPath, str] | None = None,
     strings: Mapping[DiskPath, str] | None = None,
 ) -> dict[str, bytes]:
-    """The files of a new tree's metadata, by name; `kinds` are of holes that are `TOLD`."""
+    """The files of a new tree's metadata, by name.
+
+    Args:
+        arrays: the leaves that are arrays.
+        holes: what is empty.
+        ocdbt: see `Tree`.
+        zarr: see `Tree`.
+        stored_fill: see `Tree`.
+        kinds: the kinds of holes that are `TOLD`.
+        strings: the leaves that are texts.
+    """
     strings = strings or {}
     kinds = kinds or {}
     told: dict[str, Any] = {}
@@ -158,7 +177,7 @@ def documents(
         "tree_metadata": told,
         "use_ocdbt": ocdbt,
         "use_zarr3": zarr == 3,
-        "store_array_data_equal_to_fill_value": True,
+        "store_array_data_equal_to_fill_value": stored_fill,
         "custom_metadata": None,
     }
     described = [

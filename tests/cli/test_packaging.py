@@ -18,17 +18,27 @@ def project(root):
 
 
 def test_every_package_is_listed(root, project):
-    """setuptools cannot find packages by itself where folders are mapped, so they are listed."""
+    """setuptools cannot find packages by itself where folders are mapped, so they are listed.
+
+    Folders of data are packages too, in Python's eyes: a build warns of those that are left out.
+    """
     mapped = {name: f"maxmig.{name}" for name in ("benchmarks", "configs", "converters")}
     homes = {"maxmig": "maxmig"} | mapped
+    told = project["tool"]["setuptools"]
     found = set()
-    for folder, package in homes.items():
-        for init in (root / folder).rglob("__init__.py"):
-            parts = init.parent.relative_to(root / folder).parts
-            found.add(".".join([package, *parts]))
-        for path in (root / folder).rglob("*.py"):
-            assert (path.parent / "__init__.py").exists(), f"{path}: not in a package"
-    assert set(project["tool"]["setuptools"]["packages"]) == found
+    for folder, name in homes.items():
+        for path in (root / folder).rglob("*.*"):
+            parts = path.parent.relative_to(root / folder).parts
+            if not path.is_file() or "__pycache__" in parts:
+                continue
+            package = ".".join([name, *parts])
+            found.add(package)
+            if path.suffix == ".py":
+                assert (path.parent / "__init__.py").exists(), f"{path}: not in a package"
+            else:
+                patterns = told["package-data"].get(package, ())
+                assert any(map(path.match, patterns)), f"{path}: not in the wheel"
+    assert set(told["packages"]) == found
 
 
 def test_every_import_is_a_declared_dependency(root, project):

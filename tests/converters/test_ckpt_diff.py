@@ -239,16 +239,18 @@ def towers(tmp_path):
 
     def save(axis, change=lambda stack: None):
         def layers():
-            made = RNG.normal(size=(4, 3, 3)).astype(np.float32)
-            return {f"block_{i}": {"kernel": made[i], "bias": made[i, 0]} for i in range(4)}
+            made = RNG.normal(size=(4, 3, 5)).astype(np.float32)
+            return {f"block_{i}": {"kernel": made[i], "gate": made[i, 0, :2]} for i in range(4)}
 
         sections = [layers(), layers()]
         stacks = []
         for each in sections:
-            kernels, biases = (
-                [each[f"block_{i}"][name] for i in range(4)] for name in ("kernel", "bias")
+            kernels, gates = (
+                [each[f"block_{i}"][name] for i in range(4)] for name in ("kernel", "gate")
             )
-            stacks.append({"kernel": np.stack(kernels, axis), "bias": np.stack(biases, 0)})
+            stacks.append(
+                {"kernel": np.stack(kernels, axis), "gate": np.stack(gates, min(axis, 1))}
+            )
         change(stacks[0])
         places = []
         for name, parts in (("a", sections), ("b", [{"blocks": each} for each in stacks])):
@@ -291,7 +293,7 @@ def test_another_stack_is_not_taken_for_them(towers):
 
     def change(stack):
         stack["kernel"] += 1
-        stack["bias"] += 1
+        stack["gate"] += 1
 
     report = diff.diff(*towers(0, change), only="params")
     assert report.counts == {"=": 1, "+": 2, "-": 8}

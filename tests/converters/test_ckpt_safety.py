@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -152,7 +153,8 @@ def test_a_bucket_is_resumed(run, bucket, monkeypatch):
     assert not [key for key in kv.directory(bucket).list().result() if b"journal" in key]
     assert hash.fingerprint(checkpoint.read(bucket)).leaves.keys()
     with pytest.raises(errors.ConvertError, match="exists already; choose another place"):
-        convert.run(todo, bucket, options=options, resume=True)
+        convert.run(todo, bucket, options=options)
+    assert convert.carry_out(todo, prepared, bucket, resume=True).finished
 
 
 def _pieces(todo, destination, options):
@@ -254,3 +256,13 @@ def test_explain_takes_what_convert_takes(maxmig, run, tmp_path):
     file.write_text(f"maxmig_map: 1\nto: nnx\nrules:\n{rule}")
     code, out, _ = maxmig("ckpt", "explain", run, leaf, "--map", file)
     assert code == 0 and "model/decoder/blocks/mlp/wi/kernel" in out
+
+
+def test_a_source_that_is_replaced_while_it_is_planned(run, source, tmp_path):
+    """Its metadata were read; importing the user's optimizer takes seconds."""
+    shutil.copytree(run, tmp_path / "run")
+    todo = planned(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "9")
+    shutil.copytree(source("llama2_linen_scan") / "9", tmp_path / "run" / "9")
+    with pytest.raises(errors.CheckpointError, match=r"9.*: the source was changed while"):
+        convert.prepare(todo, tmp_path / "made")

@@ -100,8 +100,32 @@ def test_msgpack_holds_them_and_safetensors_does_not(saved, tmp_path):
     assert proved(tmp_path / "x.msgpack", saved) and digest(tmp_path / "x.msgpack") == digest(saved)
     _, back = converted(tmp_path / "x.msgpack", tmp_path / "b")
     assert told(back)["run"]["name"] == "x/y"
+    todo = convert.plan(checkpoint.read(saved), "linen-state", container="safetensors")
     with pytest.raises(errors.ConvertError, match="a safetensors file cannot hold string"):
-        converted(saved, tmp_path / "x.safetensors", container="safetensors")
+        convert.prepare(todo, tmp_path / "x.safetensors")  # a dry run as well
+
+
+def test_the_routes_tell_of_them(saved, tmp_path):
+    todo = convert.plan(checkpoint.read(saved), "nnx-pair")
+    rows = {row["route"]: row for row in convert.prepare(todo, tmp_path / "a").rows()}
+    assert rows["string"]["arrays"] == len(RUN)  # one of these is an array, and `tag` is beside
+    texts = ["v1", *(text for text in RUN.values() if isinstance(text, str))]
+    assert rows["string"]["bytes"] == sum(len(text.encode()) for text in texts)
+
+
+def test_a_tree_of_nothing_else_is_whole(tmp_path):
+    ocp.PyTreeCheckpointer().save(tmp_path / "src", {"params": {"a": "x", "b": {"c": "yy"}}})
+    _, made = converted(tmp_path / "src", tmp_path / "a", "linen-params")
+    assert told(made) == {"a": "x", "b": {"c": "yy"}}
+    assert proved(tmp_path / "a", tmp_path / "src") and digest(tmp_path / "a") == digest(
+        tmp_path / "src"
+    )
+    converted(tmp_path / "src", tmp_path / "a.msgpack", "linen-params", container="msgpack")
+    assert digest(tmp_path / "a.msgpack") == digest(tmp_path / "src")
+    tree = tmp_path / "src" / "_METADATA"
+    tree.write_text(tree.read_text().replace('"string"', '"jax.Array"', 1))
+    with pytest.raises(errors.CheckpointError, match="half-written"):
+        checkpoint.read(tmp_path / "src")
 
 
 def test_they_cannot_be_stacked(tmp_path):

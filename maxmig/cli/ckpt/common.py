@@ -38,12 +38,7 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
     """Adds what a conversion is planned with: SRC's layout, the mapping, the layers."""
     add_from(parser)
     parser.add_argument("--map", metavar="FILE", help="a mapping file (see `maxmig ckpt map`)")
-    parser.add_argument(
-        "--scan",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="stack the layers, or take them apart (default: as in SRC)",
-    )
+    add_choice(parser, "scan", "stack the layers", "take them apart (default: as in SRC)")
     parser.add_argument(
         "--scan-axis",
         type=count,
@@ -56,6 +51,14 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="layer axis of SRC, where neither metadata nor shapes tell it",
     )
+
+
+def add_choice(parser: argparse.ArgumentParser, name: str, yes: str, no: str) -> None:
+    """Adds `--NAME` and `--no-NAME`, of which one can be given; None: neither was."""
+    group = parser.add_mutually_exclusive_group()
+    told: dict[str, Any] = {"action": "store_const", "dest": name.replace("-", "_")}
+    group.add_argument(f"--{name}", const=True, help=yes, **told)
+    group.add_argument(f"--no-{name}", const=False, help=no, **told)
 
 
 def add_map(parser: argparse.ArgumentParser, what: str) -> None:
@@ -87,7 +90,11 @@ def layers(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def converted_source(
-    path: str, result: "Checkpoint", hints: "Hints | None" = None, layout: str | None = None
+    path: str,
+    result: "Checkpoint",
+    hints: "Hints | None" = None,
+    layout: str | None = None,
+    step: int | None = None,
 ) -> "Checkpoint":
     """A checkpoint as the conversion that a result records took it, where its tree does not tell.
 
@@ -96,12 +103,13 @@ def converted_source(
         result: may have been made of it.
         hints: of a mapping file; None: of the one that is recorded.
         layout: as a user says; None finds out, else takes the one that is recorded.
+        step: which step of a directory of steps; None takes the last.
     """
     from maxmig.converters import checkpoint
     from maxmig.converters.mapping import files
 
     try:
-        return checkpoint.read(path, layout=layout, hints=hints)
+        return checkpoint.read(path, step=step, layout=layout, hints=hints)
     except errors.ConvertError:
         told = result.own.get("converted_from") or {}
         if layout is not None or "layout" not in told:
@@ -109,7 +117,7 @@ def converted_source(
         document = (told.get("options") or {}).get("map_file")
         if hints is None and document is not None:
             hints = files.parse(document, f"{result.place}: its metadata").hints
-        return checkpoint.read(path, layout=str(told["layout"]), hints=hints)
+        return checkpoint.read(path, step=step, layout=str(told["layout"]), hints=hints)
 
 
 def refuse_input(file: str | Path, *inputs: str | None) -> None:

@@ -107,11 +107,8 @@ def _engine_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not wait for the disk: faster, but a power failure may take the result",
     )
-    parser.add_argument(
-        "--ocdbt",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="one database, or a directory for each array (default: as in SRC)",
+    common.add_choice(
+        parser, "ocdbt", "one database", "a directory for each array (default: as in SRC)"
     )
     parser.add_argument(
         "--zarr", type=int, choices=(2, 3), help="Zarr version of the result (default: as in SRC)"
@@ -188,6 +185,8 @@ def _converted(args: argparse.Namespace) -> int:
     told = f"{len(todo.leaves)} arrays, {common.size(todo.nbytes)}, layout {todo.layout.name}"
     if args.dry_run:
         return _dry_run(args, todo, prepared, told)
+    if args.overwrite and (there := convert.replaced(prepared, args.destination)):
+        console.out(f"note       {there}: --overwrite replaces all of it by the result")
     made, checked = _convert(args, todo, prepared)
     if args.json:
         console.emit_json(_document(args, todo, prepared, made, checked))
@@ -265,6 +264,8 @@ def _convert(
         except errors.Interrupted as stopped:
             command = shlex.join(["maxmig", *words(args, resume=True)])
             raise errors.Interrupted(f"{stopped}:\n  {command}") from stopped
+    if done.finished:
+        return done.directory, "not again: finished already, by the same plan from the same source"
     if done.resumed:
         console.out(f"resumed    {done.resumed} pieces were done already")
     return done.directory, str(done.checked)

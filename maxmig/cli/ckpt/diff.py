@@ -43,6 +43,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     for name, (signs, told) in _LISTS.items():
         shown = " and ".join(signs)
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {told} ({shown}) to FILE")
+    parser.add_argument(
+        "--step",
+        type=common.count,
+        metavar="N",
+        help="which step of both sides (default: the last)",
+    )
     common.add_from(parser, "A")
     common.add_map(parser, "its rules are carried out on A before it is compared")
     common.add_max_memory(parser)
@@ -109,11 +115,11 @@ def _sides(args: argparse.Namespace, hints: "Hints | None") -> "tuple[Checkpoint
     from maxmig.converters import checkpoint
 
     try:
-        a = checkpoint.read(args.a, layout=args.layout, hints=hints)
+        a = checkpoint.read(args.a, step=args.step, layout=args.layout, hints=hints)
     except errors.ConvertError:
-        b = checkpoint.read(args.b)
-        return common.converted_source(args.a, b, hints, args.layout), b
-    return a, common.converted_source(args.b, a)
+        b = checkpoint.read(args.b, step=args.step)
+        return common.converted_source(args.a, b, hints, args.layout, args.step), b
+    return a, common.converted_source(args.b, a, step=args.step)
 
 
 def _lists(args: argparse.Namespace) -> list[tuple[Path, str | None]]:

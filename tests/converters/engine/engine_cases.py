@@ -109,6 +109,12 @@ def apart(tree: Mapping[tuple, Any], axis: int = 1) -> list[Transfer]:
     return found
 
 
+def unstacked(source: str | Path) -> Conversion:
+    """A conversion that takes the layers apart, where all else stays."""
+    found = storage.open(source)
+    return renamed(found, lambda path: path, apart(found.tree()))
+
+
 def together(tree: Mapping[tuple, Any], axis: int = 1) -> list[Transfer]:
     """Stacks the layers of `params/layers_0`, ..."""
     found = []

@@ -1,17 +1,21 @@
 """A result is put in place although others come to the same directory at the same time."""
 
+import json
+
 import pytest
 
-from maxmig.converters import places
-from maxmig.converters.engine import commit, durable
+from maxmig.converters import places, remembered
+from maxmig.converters.engine import commit, durable, joining
 
 
-def step(folder, number, text):
+def step(folder, number, text, item="items"):
     """A finished step under a temporary name, with its journal."""
-    made = folder / str(number) / "items"
+    made = folder / str(number) / item
     made.mkdir(parents=True)
     (made / "_METADATA").write_text("{}")
     (made / "text").write_text(text)
+    told = {"item_handlers": {item: "Tree"}, "custom_metadata": {"text": text}}
+    (made.parent / places.STEP_METADATA).write_text(json.dumps(told))
     for directory in (made, made.parent):
         (directory / places.MARKER).write_text("it is whole")
     return folder
@@ -43,6 +47,22 @@ def test_another_step_that_appears_meanwhile_is_joined(tmp_path, late, overwrite
     found = {path.name: (path / "items/text").read_text() for path in tmp_path.glob("dst/*")}
     assert found == {"9": "nine", "3": "three"}
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_tree_of_the_step_that_appears_meanwhile_is_joined(tmp_path, late, overwrite):
+    mine = step(tmp_path / ".dst.maxmig-tmp-1", 9, "mine", "ema")
+    late(lambda: step(tmp_path / "dst", 9, "other", "state"))
+    trees = joining.Trees(("ema",), ("state",))
+    made = commit.finish(mine, tmp_path / "dst", 9, trees, overwrite=overwrite)
+    assert made == tmp_path / "dst/9/ema"
+    found = {path.parent.name: path.read_text() for path in tmp_path.glob("dst/9/*/text")}
+    assert found == {"ema": "mine", "state": "other"}
+    assert [path.name for path in tmp_path.iterdir()] == ["dst"]
+    told = json.loads((tmp_path / "dst/9" / places.STEP_METADATA).read_text())
+    assert told["item_handlers"] == {"state": "Tree", "ema": "Tree"}
+    custom = [remembered.custom(told, "it", tree) for tree in ("ema", "state")]
+    assert custom == [{"text": "mine"}, {"text": "other"}]
 
 
 def test_the_same_step_is_refused_or_replaced(tmp_path, late):

@@ -79,14 +79,20 @@ def test_msgpack_of_flax_is_read(flax_file):
 
 def test_native_numbers(tmp_path):
     file = tmp_path / "x.msgpack"
-    file.write_bytes(serialization.msgpack_serialize({"i": -5, "f": 0.5, "b": True, "l": [300]}))
+    numbers = {"i": -5, "f": 0.5, "b": True, "l": [300], "c": 1.5 - 2j}
+    file.write_bytes(serialization.msgpack_serialize(numbers))
     source = storage.open(file)
     assert {path: source.read(path).item() for path in source.tree()} == {
         ("i",): -5,
         ("f",): 0.5,
         ("b",): True,
         ("l", 0): 300,
+        ("c",): 1.5 - 2j,
     }
+    assert source.tree()["c",].dtype == "complex128"
+    file.write_bytes(b"\x81\xa1x\xd4\x07\x00")  # of a kind that is not Flax's
+    with pytest.raises(errors.CheckpointError, match="a value of the kind 7"):
+        storage.open(file)
 
 
 def test_msgpack_becomes_msgpack_orbax_and_back(flax_file, tmp_path):

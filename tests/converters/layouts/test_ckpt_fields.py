@@ -259,10 +259,41 @@ def test_a_parameter_that_is_called_value(seen):
     assert set(seen(tree, hints=said).leaves) == {"params/value", "params/Dense_0/value"}
 
 
-def test_no_collection_has_the_name_of_a_section(seen):
-    tree = STATE | {("aux", "loss"): leaf()}
-    with pytest.raises(errors.ConvertError, match="'aux' is no name of a collection"):
-        seen(tree)
+AVERAGE, CALLS = below("x"), {("x", "calls", "n"): INT}
+
+
+@pytest.mark.parametrize("key", ["aux", "aux%", "aux%%", "optimizer"])
+@pytest.mark.parametrize("field", [{("x",): leaf(3)}, AVERAGE, CALLS])
+def test_fields_with_names_of_sections_come_back(seen, key, field):
+    tree = STATE | {(key, *path[1:]): found for path, found in field.items()}
+    section = f"{key}%" if key.startswith("aux") else key
+    view = seen(tree)
+    assert view.layout.name == "linen-state"
+    assert {path.partition("/")[0] for path in view.leaves if section in path} == {section}
+    there, back = there_and_back(seen, tree)
+    assert back == tree and key in {path[0] for path in there}
+    same = mapping.plan(view, "linen-state")
+    assert {**same.leaves, **same.holes} == tree
+    dropped = files.parse({"rules": [{"drop": {"collection": section}, "reason": "no"}]}, "f")
+    made = mapping.plan(view, "nnx-optimizer", map_file=dropped)
+    assert key not in {path[0] for path in made.leaves}
+
+
+@pytest.mark.parametrize(("key", "to"), [("model", "nnx-optimizer"), ("optimizer", "nnx-pair")])
+def test_a_field_cannot_be_where_the_state_is(seen, key, to):
+    view = seen(STATE | {(key, *path[1:]): found for path, found in AVERAGE.items()})
+    assert view.layout.name == "linen-state"
+    told = rf"{key}: layout '{to}' keeps .*model.*`- {{drop: {{collection: {key}}}"
+    with pytest.raises(errors.ConvertError, match=told):
+        mapping.plan(view, to)
+    made = mapping.plan(view, "linen-state")
+    assert (key, "scale") in made.leaves
+
+
+def test_half_a_state_is_not_guessed(seen):
+    tree = {path: found for path, found in STATE.items() if path[0] != "step"}
+    with pytest.raises(errors.ConvertError, match="no known layout fits"):
+        seen(tree | below("model"))
 
 
 @pytest.mark.parametrize("field", ["ema_params", "rng"])

@@ -26,71 +26,6 @@ def array(*shape: int) -> np.ndarray:
     return RANDOM.normal(size=shape).astype(np.float32)
 
 
-def unclear(leaves: dict[str, Leaf]) -> bool:
-    try:
-        axes.layer_axis(leaves)
-    except axes.Unclear:
-        return True
-    return False
-
-
-SQUARE = {"params/layers/d/kernel": leaf(3, 8, 8)}  # 3 layers, or 8
-
-
-@pytest.mark.parametrize(
-    ("more", "axis"),
-    [
-        ({}, None),
-        ({"params/layers/d/bias": leaf(3, 8)}, 0),  # a bias has its kernel's features
-        ({"params/layers/n/scale": leaf(3, 8)}, None),
-        ({"params/layers/n/scale": leaf(8, 3)}, ValueError),
-        ({"cache/layers/seen": leaf(3, dtype="int32")}, 0),  # a counter is one number in a layer
-        ({"cache/layers/seen": leaf(8, dtype="int32")}, 1),
-        ({"aux/layers/drop/rngs/count": leaf(3, dtype="uint32")}, 0),
-        ({"aux/layers/drop/rngs/key": leaf(3, dtype="key<threefry2x32>")}, 0),
-        ({"aux/layers/drop/rngs/key": leaf(8, 2, dtype="uint32")}, 1),
-        ({"aux/layers/drop/rngs/key": leaf(2, dtype="uint32")}, None),  # of all layers
-        ({"cache/layers/table": leaf(8, 16)}, None),  # may be of all layers too
-        ({"params/layers/n/scale": leaf(3, 8), "batch_stats/layers/n/mean": leaf(8)}, None),
-        ({"params/layers/n/scale": leaf(3, 8), "batch_stats/layers/n/mean": leaf(3, 8)}, None),
-        ({"params/layers/n/scale": leaf(3, 8), "batch_stats/layers/n/mean": leaf(8, 3)}, 1),
-        ({"opt_state/mu/layers/d/kernel": leaf(3, 8, 8)}, None),
-    ],
-)
-def test_what_tells_it(more: dict[str, Leaf], axis: Any) -> None:
-    leaves = SQUARE | more
-    if axis is ValueError:
-        with pytest.raises(errors.ConvertError, match="no axis has one length"):
-            axes.layer_axis(leaves)
-    elif axis is None:
-        assert unclear(leaves)
-    else:
-        assert axes.layer_axis(leaves) == axis
-
-
-def test_a_module_beside_the_stack_tells_it() -> None:
-    leaves = SQUARE | {"params/layers/n/scale": leaf(3, 8)}
-    final = {"params/final/d/kernel": leaf(8, 8), "params/final/n/scale": leaf(8)}
-    assert axes.layer_axis(leaves | final) == 0
-    final = {"params/final/d/kernel": leaf(3, 8), "params/final/n/scale": leaf(3)}
-    assert axes.layer_axis(leaves | final) == 1
-    assert unclear(leaves | {"params/final/d/kernel": leaf(8, 8)})
-    assert unclear(leaves | {"params/final/d/kernel": leaf(8, 7), "params/final/n/scale": leaf(8)})
-
-
-def test_maxtext_has_its_own_axis() -> None:
-    """Its names say so; evidence against it counts first."""
-    stack = {"params/decoder/layers/mlp/wi/kernel": leaf(4, 4, 6)}
-    names = ("token_embedder/embedding", "decoder/decoder_norm/scale")
-    own = stack | {f"params/{name}": leaf(5) for name in names}
-    assert axes.layer_axis(own) == 1 and axes.besides_usual(own) == [0]
-    assert unclear(stack) and not axes.besides_usual(stack)
-    own = {path.replace("4, 4", "4, 5"): each for path, each in own.items()}
-    own["params/decoder/layers/mlp/wi/kernel"] = leaf(4, 5, 6)
-    own["aux/decoder/layers/dropout/rngs/count"] = leaf(4, dtype="int32")
-    assert axes.layer_axis(own) == 0
-
-
 def test_a_module_with_a_stacks_name(tmp_path: Path) -> None:
     """Its kernels have the axes of one layer: it is not cut into numbers."""
     dense = {"kernel": array(4, 8), "bias": array(8)}
@@ -109,7 +44,7 @@ def stacked(draw: st.DrawFn) -> tuple[dict[str, Leaf], dict[str, int], int]:
     """Leaves of a stack whose lengths coincide often, the axis of each, and the parameters'."""
     sizes = st.sampled_from([1, 2, 3, 4])
     layers, wide, heads, deep = (draw(sizes) for _ in range(4))
-    axis = draw(st.sampled_from([0, 1]))
+    axis = draw(st.sampled_from([0, 1, -1, -2]))
     parts: dict[str, tuple[int, ...]] = {}
     for some in (
         {"d/kernel": (wide, wide)},
@@ -124,7 +59,8 @@ def stacked(draw: st.DrawFn) -> tuple[dict[str, Leaf], dict[str, int], int]:
     parts = parts or {"d/kernel": (wide, wide)}
     leaves, on = {}, {}
     for part, shape in parts.items():
-        path, on_axis = f"params/layers/{part}", min(axis, len(shape))
+        path = f"params/layers/{part}"
+        on_axis = min(axis, len(shape)) if axis >= 0 else axis + len(shape) + 1
         leaves[path] = leaf(*shape[:on_axis], layers, *shape[on_axis:])
         on[path] = on_axis
     if "bn/scale" in parts:
@@ -133,12 +69,14 @@ def stacked(draw: st.DrawFn) -> tuple[dict[str, Leaf], dict[str, int], int]:
             case "shared":
                 leaves[path], on[path] = leaf(wide), -1
             case kind:
-                on[path] = axis if kind == "own" else 0
+                on[path] = axis % 2 if kind == "own" else 0
                 leaves[path] = leaf(*((wide, layers) if on[path] else (layers, wide)))
     if draw(st.booleans()):
         leaves["cache/layers/seen"], on["cache/layers/seen"] = leaf(layers, dtype="int32"), 0
     if draw(st.booleans()):
         leaves |= {f"params/final/{part}": leaf(*shape) for part, shape in parts.items()}
+    if draw(st.booleans()):
+        leaves["consts/layers/perm"], on["consts/layers/perm"] = leaf(wide, dtype="int32"), -1
     return leaves, on, axis
 
 
@@ -147,12 +85,23 @@ def stacked(draw: st.DrawFn) -> tuple[dict[str, Leaf], dict[str, int], int]:
 def test_layers_are_right_or_refused(model: Any, told: bool) -> None:
     leaves, on, axis = model
     try:
-        state, _ = restack.plan(leaves, None, scan=False, source_axis=axis if told else None)
+        state, _ = restack.plan(
+            leaves, None, scan=False, source_axis=axis if told and axis >= 0 else None
+        )
     except errors.ConvertError:
         return
-    taken = [item for item in state.items.values() if isinstance(item.op, ops.Take)]
-    assert taken and {item.sources[0] for item in taken} == on.keys()
-    assert all(item.op.axis == on[item.sources[0]] for item in taken), (leaves, state.notes)
+    taken = {(item.sources[0], taken_from(item.op)) for item in state.items.values()}
+    assert {each for each in taken if each[1] is not None} == set(on.items()), (leaves, state.notes)
+
+
+def taken_from(op: ops.Op) -> int | None:
+    """The axis out of which an operation takes a layer; None if it is another."""
+    match op:
+        case ops.Take(axis, _):
+            return axis
+        case ops.Then(ops.MoveAxis(axis, 0), ops.Take(0, _)):
+            return axis
+    return None
 
 
 def cube(path: Path) -> Path:
@@ -164,7 +113,7 @@ def cube(path: Path) -> Path:
 @pytest.mark.parametrize("options", [{"scan": False}, {"scan_axis": 0}, {"scan_axis": 1}])
 def test_refused_where_it_matters(options: dict[str, Any], tmp_path: Path) -> None:
     source = checkpoint.read(cube(tmp_path / "src"))
-    told = r"layers: .*axis 0 \(4 layers\) or axis 1 \(4 layers\); name it with --from-scan-axis"
+    told = r"layers: axis 0 \(4 layers\) or axis 1 \(4 layers\) or axis 2 .*with --from-scan-axis"
     with pytest.raises(errors.ConvertError, match=told):
         mapping.planned(source, "nnx-state", **options)
     assert mapping.planned(source, "nnx-state", **options, from_scan_axis=0)
@@ -203,6 +152,33 @@ def test_layers_cut_on_either_axis_are_not_called_equal(tmp_path: Path) -> None:
         assert mapping_cases.digest(other) != mapping_cases.digest(source)
 
 
+@pytest.mark.parametrize("stack", ["layers", "blocks"])
+def test_layers_of_an_untold_stack_are_not_called_equal(stack: str, tmp_path: Path) -> None:
+    """The number of layers fits one axis only, but they may have been cut on the wrong one."""
+    kernel = array(3, 6, 6)
+
+    def report(axis: int, **more: np.ndarray) -> diff.Report:
+        whole = {"kernel": kernel, **more}
+        apart = {
+            f"{stack}_{i}": {"d": {at: np.take(each, i, axis) for at, each in whole.items()}}
+            for i in range(kernel.shape[axis])
+        }
+        head = {"head": {"kernel": array(2, 2)}}
+        trees = ({stack: {"d": whole}} | head, apart | head)
+        sides = [
+            checkpoint.read(
+                mapping_cases.save(tmp_path / f"{i}{axis}{len(more)}", {"params": tree})
+            )
+            for i, tree in enumerate(trees)
+        ]
+        return diff.diff(sides[0], sides[1])
+
+    for axis in (0, 1):
+        found = report(axis)
+        assert found.exit_code == 1 and found.counts["="] == 1  # the head
+    assert report(0, gate=array(3, 4)).exit_code == 0  # the control: its shape tells the axis
+
+
 def nested(outer: int, inner: int) -> dict[str, np.ndarray]:
     """Two layers of four, each a square matrix, and a norm in each outer layer."""
     kernel = np.moveaxis(array(2, 4, 8, 8), 1, 1 + inner)
@@ -218,7 +194,9 @@ def test_the_axis_of_a_stack_does_not_tell_that_of_another_in_it(
     source = mapping_cases.save(tmp_path / "src", {"params": tree})
     found = checkpoint.read(source)
     for told in ({}, {"from_scan_axis": outer}):
-        with pytest.raises(errors.ConvertError, match=r"axis 0 \(\d layers\) or axis 1 \(\d la"):
+        with pytest.raises(
+            errors.ConvertError, match=r"axis [01] \(\d layers\) or axis -?\d \(\d la"
+        ):
             mapping.planned(found, "nnx-state", scan=False, **told)
     rules = [
         {"unstack": "layers", "to": "layers_{}", "axis": outer},
@@ -245,29 +223,62 @@ def normed(params_on: int, mean_on: int, wide: int = 8) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", [{"scan": False}, {"scan_axis": 0}])
 def test_statistics_on_the_axis_of_the_parameters(options: dict[str, Any], tmp_path: Path) -> None:
+    """Their lengths tell it: they go to axis 0, and back where they were."""
     tree = normed(1, 1)
-    source = checkpoint.read(mapping_cases.save(tmp_path / "src", tree))
-    told = r"bn/mean: float32\[8, 3\]: its 3 layers are on axis 1.*transpose: {collection: batch"
-    with pytest.raises(errors.ConvertError, match=told):
-        mapping.planned(source, "nnx-state", **options)
-    turn = {"transpose": {"collection": "batch_stats", "path": "layers/bn/mean"}, "axes": [1, 0]}
-    document = files.parse({"maxmig_map": 1, "to": "nnx-state", "rules": [turn]}, "here")
-    made = mapping_cases.convert(
-        tmp_path / "src", tmp_path / "made", None, map_file=document, **options
-    )
+    source = mapping_cases.save(tmp_path / "src", tree)
+    made = mapping_cases.convert(source, tmp_path / "made", "nnx-state", **options)
     mean = tree["batch_stats"]["layers"]["bn"]["mean"]
     held = mapping_cases.arrays(made)
     if "scan" in options:
-        assert mapping_cases.same_bits(held["layers_2/bn/mean/value"], mean[:, 2])
+        assert mapping_cases.same_bits(held["layers/2/bn/mean/value"], mean[:, 2])
     else:
         assert mapping_cases.same_bits(held["layers/bn/mean/value"], mean.T)
+    assert mapping_cases.digest(source) == mapping_cases.digest(tmp_path / "made")
+    back = mapping_cases.convert(tmp_path / "made", tmp_path / "back", "linen-variables")
+    one, two = mapping_cases.arrays(source), mapping_cases.arrays(back)
+    assert one.keys() == two.keys()
+    assert all(mapping_cases.same_bits(one[path], two[path]) for path in one)
+    stats = np.array(tree["batch_stats"]["layers"]["bn"]["mean"].T)
+    for same in (True, False):  # as another program has them on axis 0
+        stats[0, 0] += not same
+        tree["batch_stats"]["layers"]["bn"]["mean"] = stats
+        other = mapping_cases.save(tmp_path / f"other{same}", tree)
+        assert bool(diff.diff(checkpoint.read(source), checkpoint.read(other))) == same
+
+
+def test_statistics_of_which_one_tells_it(tmp_path: Path) -> None:
+    tree = normed(1, 1)
+    tree["batch_stats"]["layers"]["bn"]["count"] = square = array(3, 3)
+    source = checkpoint.read(mapping_cases.save(tmp_path / "src", tree))
+    planned = mapping.planned(source, "nnx-state", scan=False)
+    assert planned.state.items["batch_stats/layers_1/bn/count"].leaf.shape == (3,)
+    made = mapping_cases.convert(tmp_path / "src", tmp_path / "made", "nnx-state", scan=False)
+    held = mapping_cases.arrays(made)["layers/1/bn/count/value"]
+    assert mapping_cases.same_bits(held, square[:, 1])
+
+
+@pytest.mark.parametrize("part", ["table", "alone"])
+def test_statistics_that_all_layers_may_share(part: str, tmp_path: Path) -> None:
+    """They are like a parameter of one layer as they are, or no part of them is."""
+    tree = normed(1, 1)
+    layers = tree["params"]["layers"]
+    layers["bn"] = {part: array(*((8, 3, 3) if part == "table" else (6, 3)))}
+    layers["bn"] |= {"scale": array(8, 3)} if part == "table" else {}
+    source = checkpoint.read(mapping_cases.save(tmp_path / "src", tree))
+    told = r"bn/mean: float32\[8, 3\]: .* all layers share it.*transpose: {collection: batch"
+    with pytest.raises(errors.ConvertError, match=told):
+        mapping.planned(source, "nnx-state", scan=False)
+    turn = {"transpose": {"collection": "batch_stats", "path": "layers/bn/mean"}, "axes": [1, 0]}
+    document = files.parse({"maxmig_map": 1, "to": "nnx-state", "rules": [turn]}, "here")
+    planned = mapping.planned(source, None, scan=False, map_file=document)
+    assert planned.state.items["batch_stats/layers_1/bn/mean"].leaf.shape == (8,)
 
 
 def test_statistics_that_may_be_on_either_axis(tmp_path: Path) -> None:
     """As many layers as features: refused; the digest knows what a conversion put there itself."""
     source = checkpoint.read(mapping_cases.save(tmp_path / "src", normed(1, 0, wide=3)))
     with pytest.raises(errors.ConvertError, match="does not tell whether its 3 layers"):
-        mapping.planned(source, "nnx-state", scan=False)
+        mapping.planned(source, "nnx-state", scan=False, from_scan_axis=1)
     apart = {
         f"layers_{i}": {"d": {"kernel": array(3, 4), "bias": array(4)}, "bn": {"scale": array(3)}}
         for i in range(3)

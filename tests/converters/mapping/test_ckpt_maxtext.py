@@ -60,30 +60,40 @@ def test_muon_and_spikes_take_the_true_form_of_the_other_side(
     assert [p for p in a if not mapping_cases.same_bits(a[p], b[p])] == []
 
 
-def as_maxtext_nnx(tree: dict[Any, Any]) -> dict[Any, Any]:
-    """What MaxText's NNX runs write of a Linen run's tree, by its own rules.
+def shapes(tree: dict[Any, Any]) -> dict[Any, Any]:
+    """Shape and type of each array, and the holes; random state apart, which Linen runs lack."""
+    told = {p: x if isinstance(x, Hole) else (x.shape, x.dtype) for p, x in tree.items()}
+    return {p: x for p, x in told.items() if p[0] != "nnx_aux"}
 
-    The outermost container, and `mu`, `nu` in it or in its entries, as in Linen; deeper ones keyed
-    by position, no `params` level, no entries for empty states.
-    """
-    found = {}
-    for path, leaf in tree.items():
-        outermost = path[0] != "opt_state" or isinstance(path[1], int) or path[1] in ("mu", "nu")
-        if outermost:
-            found[path] = leaf
-        elif not (isinstance(leaf, Hole) and isinstance(path[-1], int)):
-            found[tuple(str(key) for key in path if key != "params")] = leaf
-    return found
+
+@pytest.mark.parametrize(
+    "run", ["llama2_muon", "llama2_skipspk", "gpt3_skipspk", "llama2_frozen", "gpt3", "mixtral"]
+)
+def test_each_sides_form_is_what_maxtext_wrote_there(run: str, source: Any, tree_of: Any) -> None:
+    linen, native = (tree_of(f"{run}_{side}_scan") for side in ("linen", "nnx"))
+    place = checkpoint.read(source("llama2_linen_scan")).place
+    found = checkpoint.view(place, linen, {"scan_layers": True})
+    made = mapping.planned(found, "maxtext-nnx").conversion
+    assert shapes({**made.leaves, **made.holes}) == shapes(native)
+    found = checkpoint.view(place, native, {"scan_layers": True})
+    assert found.layout.name == ("linen" if run in ("gpt3", "mixtral") else "maxtext-nnx")
+    back = mapping.planned(found, "linen").conversion
+    nothing = ("opt_state", "inner_states", "frozen", "inner_state")  # is not in NNX's tree
+    linen.pop(nothing, None)
+    assert shapes({**back.leaves, **back.holes}) == shapes(linen)
 
 
 @pytest.mark.parametrize(
     "run", ["llama2_muon_linen_scan", "llama2_skipspk_linen_scan", "gpt3_linen_scan"]
 )
-def test_the_form_that_maxtexts_nnx_runs_resume_from(run: str, source: Any, tmp_path: Path) -> None:
+def test_the_form_that_maxtexts_nnx_runs_resume_from(
+    run: str, source: Any, tree_of: Any, tmp_path: Path
+) -> None:
+    """It is what MaxText's own NNX run of the same kind wrote, key for key."""
     path = source(run)
     own = checkpoint.read(path)
     made = checkpoint.read(mapping_cases.convert(path, tmp_path / "made", "maxtext-nnx"))
-    assert made.tree == as_maxtext_nnx(own.tree)
+    assert shapes(made.tree) == shapes(tree_of(run.replace("linen", "nnx")))
     assert (made.tree == own.tree) == (run == "gpt3_linen_scan")
     found = checkpoint.view(own.place, made.tree, {"scan_layers": True})  # as MaxText writes it
     assert found.layout.name == ("linen" if run == "gpt3_linen_scan" else "maxtext-nnx")

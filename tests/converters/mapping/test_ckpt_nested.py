@@ -13,7 +13,7 @@ from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import files
 
 OUTER, INNER = 3, 2
-ORIGIN = {"kernel": (4, 6), "bias": (6,)}
+ORIGIN = {"kernel": (4, 6), "bias": (6,), "gate": (5,)}
 
 
 def layer(seed, scale=1.0):
@@ -38,15 +38,20 @@ def outer_stacked(parts, axis):
 
 
 def model(outer, inner, names=("layers", "layers"), scale=1.0):
-    """(stacked, apart)"""
+    """(stacked, apart); a norm in each outer layer tells which of the two levels is which."""
     every = [[layer((i, j), scale) for j in range(INNER)] for i in range(OUTER)]
     both = outer_stacked([stacked(each, inner) for each in every], outer)
+    norms = [layer(i, scale)["gate"] for i in range(OUTER)]
+    norm = {"n": {"scale": np.stack(norms, min(outer, 1))}}
     top = {"head": {"kernel": np.full((6, 5), scale, np.float32)}}
     apart = {
-        f"{names[0]}_{i}": {f"{names[1]}_{j}": {"mlp": every[i][j]} for j in range(INNER)}
+        f"{names[0]}_{i}": {
+            **{f"{names[1]}_{j}": {"mlp": every[i][j]} for j in range(INNER)},
+            "n": {"scale": norms[i]},
+        }
         for i in range(OUTER)
     }
-    return {names[0]: {names[1]: {"mlp": both}}, **top}, {**apart, **top}
+    return {names[0]: {names[1]: {"mlp": both}, **norm}, **top}, {**apart, **top}
 
 
 def state(params, moments):

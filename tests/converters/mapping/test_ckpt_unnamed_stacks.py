@@ -9,6 +9,7 @@ import pytest
 
 from maxmig import errors
 from maxmig.converters import checkpoint, mapping
+from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import explain, files, shaped
 from maxmig.converters.mapping.rules import Unstack
 
@@ -99,8 +100,6 @@ def test_nothing_is_done_silently(options: dict[str, Any], told: str, tmp_path: 
 
 
 def test_two_axes_are_asked_for() -> None:
-    from maxmig.converters.leaves import Leaf
-
     square = {f"h/{name}/scale": Leaf((3, 3), "float32", 36) for name in "ab"}
     assert shaped.find(square, [], None) == {}  # norms over two axes, for all that one can tell
     square["h/c/kernel"] = Leaf((3, 3, 2), "float32", 72)
@@ -110,16 +109,66 @@ def test_two_axes_are_asked_for() -> None:
     assert shaped.find(square, ["h"], None) == {}
 
 
+def shapes(at: str, **found: tuple[int, ...]) -> dict[str, Leaf]:
+    return {
+        f"{at}/{path.replace('__', '/')}": Leaf(shape, "float32", 4)
+        for path, shape in found.items()
+    }
+
+
+def test_an_axis_of_length_1_counts_beside_a_longer_one() -> None:
+    """One layer, or as many as features."""
+    one = shapes("blocks", n__scale=(1, 6), d__kernel=(1, 6, 6))
+    with pytest.raises(errors.ConvertError, match=r"axis 0 \(1 layers\) or axis 1 \(6 layers\)"):
+        shaped.find(one, [], None)
+    assert shaped.find(one, [], 0) == {"blocks": 0}
+    two = shapes("blocks", n__scale=(2, 6), d__kernel=(2, 5, 7))
+    assert shaped.find(two, [], None) == {"blocks": 0}  # the control
+    last = shapes("h", n__scale=(6, 3), d__kernel=(6, 6, 3), o__kernel=(6, 6, 3))
+    with pytest.raises(errors.ConvertError, match=r"axis 0 \(6 layers\) or axis 2 \(3 layers\)"):
+        shaped.find(last, [], None)
+
+
+def test_parts_of_a_stack_with_numbers_of_its_own() -> None:
+    """`alpha` is one number for each of three layers: `h` is the stack, not `h/mlp`."""
+    stack = shapes("h", mlp__ln__scale=(3, 4), mlp__wi__kernel=(3, 4, 6), mlp__wo__kernel=(3, 6, 4))
+    stack |= shapes("h", out__kernel=(3, 4, 4))
+    assert shaped.find(stack, [], None) == {"h": 0}
+    beside = shapes("h", alpha=(5,)) | {path.replace("h/", "h/s/"): w for path, w in stack.items()}
+    assert shaped.find(beside, [], None) == {"h/s": 0}
+    with pytest.raises(errors.ConvertError, match=r"h/mlp: looks like .* but h may be the one"):
+        shaped.find(stack | shapes("h", alpha=(3,)), [], None)
+
+
+def test_what_has_the_shapes_of_a_stack_by_chance() -> None:
+    """A norm over two axes beside a kernel of both; beside a stack, a name that is no stack's."""
+    pool = shapes("pool", n__scale=(3, 4), d__kernel=(3, 4, 6))
+    with pytest.raises(errors.ConvertError, match=r"axis 0 \(3 layers\) or axis 1 \(4 layers\)"):
+        shaped.find(pool, [], None)
+    wide = shapes("pool", n__scale=(3, 4), d__kernel=(3, 5, 6))
+    assert shaped.find(wide, [], None) == {"pool": 0}  # the only one
+    heads: dict[str, int] = {}
+    assert shaped.find(wide, ["layers"], None, heads=heads) == {} and heads == {"pool": 0}
+    both = wide | shapes("blocks", n__scale=(3, 4), d__kernel=(3, 5, 6))
+    assert shaped.find(both, [], None) == {"blocks": 0}
+
+
+@pytest.mark.parametrize("stack", ["ScanBlock_0", "layers"])
+def test_what_told_the_axis_is_noted(stack: str, tmp_path: Path) -> None:
+    source = checkpoint.read(mapping_cases.save(tmp_path / "src", tree(stack, 1)))
+    notes = mapping.planned(source, "nnx", scan=False).state.notes
+    assert any(note.startswith("layer axis 1: the only one on which all") for note in notes)
+    told = mapping.planned(source, "nnx", scan=False, from_scan_axis=1).state.notes
+    assert not any(note.startswith("layer axis") for note in told)
+
+
 @pytest.mark.parametrize(
     ("path", "found"),
     [("dec/blocks", "dec/blocks"), ("blocks/inner", "blocks"), ("dec/h", None), ("as/bs", None)],
 )
 def test_a_stack_in_a_module_of_its_own(path: str, found: str | None, tmp_path: Path) -> None:
     """Which of them is the stack, a plural name tells; else it is asked for."""
-    from maxmig.converters.leaves import Leaf
-
-    shapes = {"d/kernel": (2, 5, 8), "n/scale": (2, 4)}
-    leaves = {f"{path}/{name}": Leaf(each, "float32", 4) for name, each in shapes.items()}
+    leaves = shapes(path, d__kernel=(2, 5, 8), n__scale=(2, 4))
     if found is not None:
         assert shaped.find(leaves, [], None) == {found: 0}
         return

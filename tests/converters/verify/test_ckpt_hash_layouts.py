@@ -143,13 +143,28 @@ def test_a_layer_axis_that_nothing_tells(tmp_path, converted):
     source = save(tmp_path / "source", {"layers": layers})
     whole = told(source)
     (note,) = whole.notes
-    assert "axis 0 (3 layers) or axis 1 (3 layers); an `unstack:` rule" in note
+    assert "axis 0 (3 layers) or axis 1 (3 layers) or axis 2 (3 layers)" in note
+    assert "; an `unstack:` rule" in note
     assert {"params/layers/wi/kernel", "params/layers/wi/bias"} <= whole.leaves.keys()
     apart = [converted(source, "nnx", scan=False, from_scan_axis=axis) for axis in (0, 1)]
-    assert len({whole.digest, *(told(each).digest for each in apart)}) == 3
-    for axis, each in enumerate(apart):
+    assert {told(each).digest for each in apart} == {whole.digest}  # and so does what they record
+    assert all("that was said (--from-scan-axis)" in "".join(told(each).notes) for each in apart)
+    names = [told(each, as_stored=True).digest for each in apart]
+    assert len({whole.digest, *names}) == 3
+    for axis, name in enumerate(names):
         rule = {"unstack": "layers", "to": "layers_{}", "axis": axis}
-        assert told(source, rules=mapped(json.dumps([rule])).rules).digest == told(each).digest
+        assert told(source, rules=mapped(json.dumps([rule])).rules).digest == name
+    stacked = [converted(source, "nnx", from_scan_axis=0), converted(apart[0], "linen", scan=True)]
+    stacked += [converted(source, "nnx", from_scan_axis=0, scan_axis=1)]
+    stacked += [
+        converted(stacked[0], "linen", scan=False),
+        converted(stacked[2], "nnx", scan_axis=0),
+    ]
+    assert {told(each).digest for each in stacked} == {whole.digest}
+    assert told(stacked[3], as_stored=True).digest == names[0]
+    layers["wi"]["bias"] = array(3, 3)
+    other = save(tmp_path / "other", {"layers": layers})
+    assert told(converted(other, "nnx", from_scan_axis=0)).digest != whole.digest
 
 
 @pytest.mark.parametrize("kind", ["spectral-norm", "weight-norm"])
