@@ -8,10 +8,9 @@ from pathlib import Path
 from maxmig import errors
 from maxmig.converters import places
 from maxmig.converters.engine import durable, joining, journal
-from maxmig.converters.engine.joining import Trees
+from maxmig.converters.engine.joining import ALONE, Trees
 
 _FILES = (".msgpack", ".safetensors")
-_ALONE = Trees()
 _TREE = (places.TREE_METADATA, places.STEP_METADATA, places.MARKER)
 
 
@@ -19,7 +18,7 @@ class Taken(errors.ConvertError):
     """Something appeared at the destination while the conversion went on."""
 
 
-def slot(destination: Path, step: int | None, trees: Trees = _ALONE) -> Path:
+def slot(destination: Path, step: int | None, trees: Trees = ALONE) -> Path:
     """Where a result goes: as a further step into a directory of steps, or as a further tree into
     such a step, else to DST itself.
 
@@ -43,7 +42,7 @@ def check(
     origin: Path | None,
     destination: Path,
     step: int | None = None,
-    trees: Trees = _ALONE,
+    trees: Trees = ALONE,
     *,
     overwrite: bool,
 ) -> None:
@@ -75,7 +74,7 @@ def check(
         raise errors.ConvertError(f"{above}: no permission to write there; choose another place")
 
 
-def there(destination: Path, step: int | None = None, trees: Trees = _ALONE) -> str:
+def there(destination: Path, step: int | None = None, trees: Trees = ALONE) -> str:
     """What is already where a result goes, in words; empty if nothing is."""
     place = slot(destination, step, trees)
     if not _exists(place):
@@ -115,7 +114,7 @@ def finish(
     temporary: Path,
     destination: Path,
     step: int | None,
-    trees: Trees = _ALONE,
+    trees: Trees = ALONE,
     *,
     overwrite: bool,
     fsync: bool = True,

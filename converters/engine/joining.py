@@ -1,6 +1,7 @@
 """A tree of a step comes to the other trees of that step which were converted before it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,14 @@ class Trees:
         return bool(held) and held <= set(self.others) and not together
 
 
-def trees(conversion: Conversion) -> Trees:
-    """The trees of a conversion."""
+ALONE = Trees()
+
+
+def trees(conversion: Conversion, others: Sequence[str]) -> Trees:
+    """The trees of a conversion, and what else is in the source's step."""
     if conversion.container != "orbax" or conversion.items or conversion.step is None:
-        return Trees()
-    return Trees(documents.item_names(conversion), tuple(documents.beside(conversion)[1]))
+        return ALONE
+    return Trees(documents.item_names(conversion), tuple(others))
 
 
 def tell(made: Path, step: Path, tree: str, *, fsync: bool) -> None:

@@ -13,7 +13,6 @@ from maxmig.converters.engine import (
     documents,
     durable,
     flat,
-    joining,
     journal,
     pieces,
     pool,
@@ -128,7 +127,7 @@ class Local:
         """Puts the result in place; says where it is."""
         fsync = self.todo.options.fsync
         if not self.flat:
-            trees = joining.trees(self.todo.conversion)
+            trees = self.todo.trees
             return commit.finish(
                 self.temporary, place, step, trees, overwrite=overwrite, fsync=fsync
             )

@@ -44,6 +44,7 @@ class Plan:
         disk: the bytes that are written anew.
         notes: what a reader should know.
         count: how many pieces there are.
+        trees: those of the source's step, which may come to one step again.
         mark: what tells the result that it is this very plan's, from this very source; empty where
             the result does not say.
     """
@@ -58,6 +59,7 @@ class Plan:
     notes: tuple[str, ...]
     files: bool = False
     count: int = 0
+    trees: joining.Trees = joining.ALONE
     mark: str = ""
 
     @property
@@ -173,10 +175,11 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
             "--zarr do nothing"
         )
     _, others = documents.beside(conversion)
+    trees = joining.trees(conversion, others)
     if others:
         notes.append(
             f"the source's step holds other trees, which are not converted: {', '.join(others)}; "
-            f"convert each by its own path{_where(conversion, destination)}"
+            f"convert each by its own path{_where(conversion, destination, trees)}"
         )
     if any(route.kind == routes.REFERENCE for route in chosen):
         notes.append(
@@ -195,7 +198,7 @@ def plan(conversion: Conversion, destination: str, options: Options) -> Plan:
     count, largest = 0, 0
     for task in tasks.cut(conversion, todo.pieces, options):
         count, largest = count + 1, max(largest, task.nbytes)
-    return dataclasses.replace(todo, floor=BASE + largest, count=count)
+    return dataclasses.replace(todo, floor=BASE + largest, count=count, trees=trees)
 
 
 def _whole_files(
@@ -237,11 +240,11 @@ def preflight(todo: Plan, destination: str) -> None:
             )
 
 
-def _where(conversion: Conversion, destination: str) -> str:
+def _where(conversion: Conversion, destination: str, trees: joining.Trees) -> str:
     """Into which place other trees of a step go: a step holds some of them together."""
     if conversion.container != "orbax":
         return ", into a file of its own"
-    if kv.is_url(destination) or not joining.trees(conversion).names:
+    if kv.is_url(destination) or not trees.names:
         return ", into a DST of its own"
     return f" into the same DST: it comes to step {conversion.step} there"
 

@@ -11,7 +11,6 @@ from maxmig.converters.engine import (
     check,
     commit,
     documents,
-    joining,
     journal,
     pieces,
     plan,
@@ -111,7 +110,7 @@ def _run_local(
     stop = pool.Stop()
     with group.joined(), stop.listening():
         if group.first:
-            commit.check(root, place, step, joining.trees(todo.conversion), overwrite=overwrite)
+            commit.check(root, place, step, todo.trees, overwrite=overwrite)
         begun = group.agree("begun", lambda: str(commit.begin(place, digest, resume=resume)))
         temporary = Path(begun)
         made = place
@@ -160,7 +159,7 @@ def check_destination(
     source = todo.conversion.storage
     root = None if kv.is_url(source.url) else Path(source.url)
     place, step = _place(todo, destination)
-    commit.check(root, place, step, joining.trees(todo.conversion), overwrite=overwrite)
+    commit.check(root, place, step, todo.trees, overwrite=overwrite)
 
 
 def _finished(todo: Plan, destination: str) -> str | None:
@@ -169,7 +168,7 @@ def _finished(todo: Plan, destination: str) -> str | None:
         made = remote.Remote(todo, destination).step
     else:
         place, step = _place(todo, destination)
-        made = str(commit.slot(place, step, joining.trees(todo.conversion)))
+        made = str(commit.slot(place, step, todo.trees))
     with contextlib.suppress(errors.MaxmigError):
         if todo.mark and plan.mark_of(storage.open(made)) == todo.mark:
             return made
@@ -180,7 +179,7 @@ def there(todo: Plan, destination: str) -> str:
     """What is there already where the result is to be, in words; empty if nothing is."""
     if kv.is_url(destination):
         return remote.Remote(todo, destination).there()
-    return commit.there(*_place(todo, destination), joining.trees(todo.conversion))
+    return commit.there(*_place(todo, destination), todo.trees)
 
 
 def _run_remote(

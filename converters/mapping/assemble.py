@@ -65,7 +65,7 @@ class Builder:
             container=self.container,
             metadata=custom,
             step=step,
-            notes=(*self._known(), *self.state.notes, *self._same()),
+            notes=(*self._known(), *self.state.notes, *self._same(), *self._numbered(step)),
             items=self._items(),
         )
 
@@ -91,6 +91,15 @@ class Builder:
         moved = any(not isinstance(item.op, ops.Same) for item in self.state.items.values())
         if same and not moved and self.target.name == self.source.layout.name:
             yield f"the source is in layout {self.target.name} already; its leaves stay as they are"
+
+    def _numbered(self, step: int) -> Iterator[str]:
+        """A note where no name tells the step's number."""
+        counted = self.source.place.step is None and "step" in self.source.places
+        if counted and self.container == "orbax":
+            yield (
+                f"the result is step {step}, as MaxText numbers steps: by the index of the last "
+                "one, which is one less than the source's counter `step`"
+            )
 
     def _items(self) -> tuple[str, ...]:
         tops = {path[0] for path in self.written}

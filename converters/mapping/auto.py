@@ -13,7 +13,7 @@ from maxmig.converters import axes, stacks
 from maxmig.converters.layouts import Layout
 from maxmig.converters.leaves import Leaf
 from maxmig.converters.mapping import levels, normed, relayouts, rules, shaped, steps
-from maxmig.converters.mapping.rules import Rule, Where
+from maxmig.converters.mapping.rules import Rule
 from maxmig.converters.mapping.state import State
 
 BESIDE = "collection_scan_axis"  # in the metadata: where conversions stacked what is no parameter
@@ -76,54 +76,6 @@ def apart(scanning: tuple[Rule, ...]) -> set[str]:
     taken = (rule for rule in scanning if isinstance(rule, rules.Unstack))
     found = {rule.at for rule in taken if rule.to == f"{rule.at}_{{}}"}
     return {at for at in found if at.rpartition("/")[2] not in stacks.NAMES}
-
-
-def lists(state: State) -> tuple[Rule, ...]:
-    """Which numbered names an NNX tree writes as lists: those that a Linen `setup` gives to lists.
-
-    An attribute that is a list has a plural name (`blocks_0`, `blocks_1` of one kind), as its NNX
-    twin has (`self.blocks = nnx.List(...)`); Sequential's layers are `layers_0`. All else are names
-    that a person or Linen gave to single modules (`encoderblock_0`, `conv_1`, `Dense_0`), and an
-    NNX twin gives them to attributes (`setattr(self, f"encoderblock_{i}", ...)`). Numbers that are
-    filled with zeros are no places of a list.
-    """
-    found: dict[str, list[str]] = defaultdict(list)
-    names: dict[str, None] = {}
-    for at, whole in _numbered(state.params).items():
-        name = at.rpartition("/")[2]
-        kind = re.sub(r"_\d+(?=/|$)", r"_\\d+", re.escape(at).replace(r"\-", "-"))
-        if name in ("layers", *stacks.NAMES) or (whole and shaped.PLURAL.fullmatch(name)):
-            found[kind].append(at)
-        elif whole and at not in state.lists:
-            names[f"{name}_{{}}"] = None
-    if names:
-        state.notes.append(
-            f"{', '.join(names)}: written as attributes of these names, as a module that numbers "
-            "its attributes has them; if it has a list instead, say `- list: PATH` in a mapping "
-            "file (start from `ckpt map`)"
-        )
-    return tuple(
-        rules.Listed(Where(alike[0]) if len(alike) == 1 else Where(kind, regex=True))
-        for kind, alike in found.items()
-    )
-
-
-def _numbered(owners: Iterable[str]) -> dict[str, bool]:
-    """{container: whether it has several members, from 0 on and of one kind}, of numbered names."""
-    groups: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for owner in trees.sort(owners):
-        segments = owner.split("/")
-        for place, segment in enumerate(segments[:-1]):
-            match = _NUMBERED.fullmatch(segment)
-            if match and not segment[0].isupper() and str(int(match[2])) == match[2]:
-                at = "/".join([*segments[:place], match[1]])
-                groups[at][int(match[2])].add("/".join(segments[place + 1 :]))
-    return {
-        at: len({frozenset(rest) for rest in members.values()}) == 1
-        and sorted(members) == list(range(len(members)))
-        and len(members) > 1
-        for at, members in groups.items()
-    }
 
 
 def scan(
@@ -223,7 +175,8 @@ def unused(state: State, axis: int, apart: tuple[Rule, ...] | None) -> None:
     ranks = [len(item.leaf.shape) for path, item in state.items.items() if path[:7] == "params/"]
     taken = apart is None or any(isinstance(rule, rules.Unstack) for rule in apart)
     if not taken or axis >= max(ranks, default=0):
-        state.notes.append(f"--from-scan-axis {axis} does nothing: there is no stack with that axis")
+        told = "does nothing: there is no stack with that axis"
+        state.notes.append(f"--from-scan-axis {axis} {told}")
 
 
 def _apart(

@@ -15,6 +15,7 @@ from maxmig.converters.mapping import (
     carry,
     fields,
     files,
+    lists,
     optimizers,
     restack,
     rules,
@@ -213,7 +214,7 @@ def _carried(
         state.lists |= auto.apart(scanning)
     named = source.layout.family == "linen" and source.layout.name != "linen"
     if document is None and target.family == "nnx" and named:
-        done += carry.out(state, auto.lists(state))
+        done += carry.out(state, lists.found(state))
     return done, axis, scanning
 
 

@@ -132,8 +132,8 @@ def cast(state: State, dtype: str | None) -> None:
                 state.items[path] = dataclasses.replace(item, leaf=leaf, why=why)
         if left:
             state.notes.append(
-                f"{left[0]}: {state.items[left[0]].leaf.dtype}, which --dtype leaves as it is: "
-                f"its scale goes with it ({len(left)} such leaves)"
+                f"{left[0]}: {state.items[left[0]].leaf.dtype}, which --dtype leaves as it is "
+                f"(leaves of such a type: {len(left)})"
             )
 
 

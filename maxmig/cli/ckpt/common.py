@@ -43,7 +43,8 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
         "--scan-axis",
         type=count,
         metavar="K",
-        help="layer axis of the result; the last one of an array that has fewer",
+        help="layer axis of the result; the last one of an array that has fewer (default of "
+        "--scan: SRC's, else 0, or 1 for trees with MaxText's names)",
     )
     parser.add_argument(
         "--from-scan-axis",

@@ -49,10 +49,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the step in DST (or the file) if it exists",
+        help="replace the step in DST (the file; a tree beside others of its step) if it exists",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a conversion that was stopped or killed"
+        "--resume",
+        action="store_true",
+        help="go on with a conversion that was stopped or killed; nothing to do if it is finished",
     )
     _engine_arguments(parser)
 

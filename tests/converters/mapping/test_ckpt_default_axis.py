@@ -10,7 +10,8 @@ from maxmig.converters import checkpoint, mapping
 @pytest.fixture
 def planned(tmp_path):
     def plan(params, **options):
-        source = mapping_cases.save(tmp_path / "s", {"params": params})
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        source = mapping_cases.save(place, {"params": params})
         return mapping.planned(checkpoint.read(source), "nnx-state", **options)
 
     return plan
@@ -46,6 +47,16 @@ def test_maxtexts_axis_is_of_its_own_trees_alone(planned, params, axis, whose):
     (kernel,) = [leaf.shape for path, leaf in told.state.leaves().items() if "dense" in path]
     assert kernel.index(3) == 1 - axis
     assert not any("are stacked on" in note for note in told.state.notes)
+
+
+def test_the_number_of_the_step_is_told_where_the_counter_tells_it(tmp_path):
+    tree = {"params": {"n": np.ones(2, np.float32)}, "step": np.int32(3)}
+    source = checkpoint.read(mapping_cases.save(tmp_path / "s", tree))
+    notes = [
+        " ".join(mapping.planned(source, "nnx-optimizer", **options).conversion.notes)
+        for options in ({}, {"container": "msgpack"}, {"params_only": True})
+    ]
+    assert ["the result is step 2, as MaxText" in each for each in notes] == [True, False, True]
 
 
 def test_an_axis_of_no_stack_is_told(planned):
