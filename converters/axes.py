@@ -139,6 +139,8 @@ def told_axis(
         notes.append(f"{told} {others} ({ADVICE})")
         return usual
     told = "; ".join(f"{at}: {spelt(each.left)}" for at, each in unclear.items())
+    if any(axis < 0 for each in unclear.values() for axis in each.left):
+        advice += "; one counted from the end needs a mapping file (`ckpt map`, `transpose:` rules)"
     raise Unclear(
         f"neither metadata nor shapes tell on which axis the layers are: {told}; {advice}"
     )

@@ -48,10 +48,10 @@ def length(leaf: Leaf, axis: int) -> int:
     return leaf.shape[at] if at >= 0 else -1
 
 
-def without(leaf: Leaf, axis: int) -> Shape:
-    """The shape in one layer."""
-    at = place(leaf, axis)
-    return leaf.shape[:at] + leaf.shape[at + 1 :]
+def without(leaf: Leaf, *axes: int) -> Shape:
+    """The shape in one layer, of a stack in a stack if there are two axes."""
+    gone = {place(leaf, axis) for axis in axes}
+    return tuple(size for at, size in enumerate(leaf.shape) if at not in gone)
 
 
 def inside(
@@ -88,16 +88,24 @@ def axes(params: Mapping[str, Leaf]) -> Axes:
         if places not in seen and len(lengths) == 1 and -1 not in lengths:
             agreed[axis] = lengths.pop()
         seen.add(places)
-    against = {axis: misfit(params, axis) for axis in agreed}
+    against = {axis: misfit(params, axis, agreed) for axis in agreed}
     if all(against.values()):
         against = {}
     return Axes(agreed, {axis: why for axis, why in against.items() if why})
 
 
-def misfit(params: Mapping[str, Leaf], axis: int) -> str:
-    """Which bias would not have the features of its kernel in a layer; empty if all have."""
+def misfit(params: Mapping[str, Leaf], axis: int, agreed: Iterable[int] = ()) -> str:
+    """Which bias would not have the features of its kernel in a layer; empty if all have.
+
+    A layer may be a stack again, on another axis on which all agree: then it is the layers of that
+    one in which a bias has to fit.
+    """
+    inner = [(axis, other) for other in agreed if other != axis]
     for path, bias, kernel in biases(params):
-        if not fits(without(bias, axis), without(kernel, axis)):
+        if fits(without(bias, axis), without(kernel, axis)):
+            continue
+        deeper = ((without(bias, *both), without(kernel, *both)) for both in inner)
+        if not any(len(b) > 0 and len(k) > 1 and fits(b, k) for b, k in deeper):
             return f"{path} {bias} would not fit its kernel {kernel}"
     return ""
 

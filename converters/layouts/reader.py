@@ -43,13 +43,13 @@ class Reader:
         rest: list[tuple[DiskPath, DiskPath, Leaf | Hole]] = []
         for path, leaf in self.tree.items():
             keys = bare.keys[path]
-            if path in self._fixed:
+            inner = self._inner(keys)
+            if path in self._fixed and inner is None:
                 self._add(self._fixed[path], path, leaf)
             elif table.step is not None and keys == table.step:
                 self._add("step", path, leaf)
                 self._step_type(leaf)
-            elif table.opt_state is not None and _below(keys, table.opt_state):
-                inner = keys[len(table.opt_state) :]
+            elif inner is not None:  # its containers tell the names, also of what is fixed
                 state[inner] = _Stored(path) if isinstance(leaf, Leaf) else leaf
                 if isinstance(leaf, Hole):
                     self.containers[inner] = path
@@ -79,6 +79,11 @@ class Reader:
                 if len(keys) > 1 and self._beside(keys)
             ),
         )
+
+    def _inner(self, keys: DiskPath) -> DiskPath | None:
+        """The keys within the optimizer's state; None: they lead elsewhere."""
+        start = self.table.opt_state
+        return None if start is None or not _below(keys, start) else keys[len(start) :]
 
     def _beside(self, keys: DiskPath) -> bool:
         """Whether keys lead to what is no part of the model, where all collections are."""
@@ -203,7 +208,8 @@ class Reader:
         if not state:
             return
         # Below one more key, because opt_state itself may be a hole or an array.
-        nested = leaves.nest({("", *keys): leaf for keys, leaf in state.items()})[""]
+        loose = _gapped(state) if self._empty else frozenset()
+        nested = leaves.nest({("", *_keyed(keys, loose)): leaf for keys, leaf in state.items()})[""]
         holes = {leaf for leaf in state.values() if isinstance(leaf, Hole)}
         positions = any(isinstance(key, int) for keys in state for key in keys)
         numbered = any(str(key).isdecimal() for keys in state for key in keys)
@@ -219,6 +225,21 @@ class _Stored:
     """A leaf of a nested state: where it is on disk."""
 
     path: DiskPath
+
+
+def _gapped(state: Collection[DiskPath]) -> frozenset[DiskPath]:
+    """The lists that miss an entry, because it follows a place in the model without an array."""
+    found: dict[DiskPath, set[int]] = {}
+    for keys in state:
+        for level, key in enumerate(keys):
+            if isinstance(key, int):
+                found.setdefault(keys[:level], set()).add(key)
+    return frozenset(at for at, held in found.items() if max(held) >= len(held))
+
+
+def _keyed(keys: DiskPath, lists: Collection[DiskPath]) -> DiskPath:
+    """Keys with the places in some lists spelt as keys of a dict, which may leave some out."""
+    return tuple(str(key) if keys[:level] in lists else key for level, key in enumerate(keys))
 
 
 def _suffixes(

@@ -200,7 +200,10 @@ def _one(at: str, fits: Mapping[int, int], known: int | None) -> int:
     axis = next(iter(fits))
     if len(fits) == 1 and axis >= 0:
         return axis
+    told, advice = "the shapes do not tell on which axis they are", axes.ADVICE
+    if known is not None:
+        told = f"they cannot be on axis {known}, nor do the shapes tell which it is"
+        advice = f"say it in a mapping file (start from `ckpt map`), by `unstack: {at}` and its axis"
     raise errors.ConvertError(
-        f"{at}: looks like a stack of layers, but the shapes do not tell on which axis they are: "
-        f"{axes.spelt(fits)}; {axes.ADVICE}"
+        f"{at}: looks like a stack of layers, but {told}: {axes.spelt(fits)}; {advice}"
     )

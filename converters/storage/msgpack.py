@@ -22,6 +22,7 @@ CHUNKED = "__msgpack_chunked_array__"
 LARGEST = 2**30  # bytes of one array: flax cuts larger ones into flat chunks
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _NATIVE = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+_SIGNED = 2**63  # integers from here on are unsigned
 _NUMBERS = {
     0xCA: ">f",
     0xCB: ">d",
@@ -147,6 +148,8 @@ def read(path: Path) -> Msgpack:
             arrays[at] = (Leaf.of_text(found.value), Extent(path, ()))
         elif isinstance(found, _Native):
             dtype = _NATIVE.get(type(found.value))
+            if dtype == "int64" and found.value >= _SIGNED:
+                dtype = "uint64"
             if dtype is None:
                 raise errors.CheckpointError(
                     f"{path}: {spell(at)}: expected an array or a number, got "

@@ -1,5 +1,6 @@
 """What is empty in a tree comes back: from every container, by every way there and back."""
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -96,3 +97,34 @@ def test_statistics_that_only_metadata_tell_are_written_to_a_file_of_nnx(tmp_pat
     ocp.PyTreeCheckpointer().save(tmp_path / "s", tree)
     converted(tmp_path / "s", "nnx-optimizer", tmp_path / "a.msgpack", container="msgpack")
     assert "batch_stats/bn/mean" in checkpoint.read(tmp_path / "a.msgpack").leaves
+
+
+LISTS = {
+    "whole": [{"kernel": 1}, {"kernel": 2}],
+    "gap": [{"kernel": 1}, None, {"kernel": 2}],
+    "first": [{}, {"kernel": 1}],
+    "within": [{"a": {}}, {"kernel": 1}],
+    "arrays": [1, None, 2],
+    "last": [{"kernel": 1}, None],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_parameters_and_its_moments(tmp_path, name):
+    def full(start):
+        model = {"dense": {"kernel": 0}, "blocks": LISTS[name]}
+        return jax.tree.map(lambda number: np.full((2, 3), start + number, np.float32), model)
+
+    state = [{"count": np.int32(3), "mu": full(10), "nu": full(20)}, None]
+    tree = {"params": full(0), "opt_state": state, "step": np.int32(3)}
+    ocp.PyTreeCheckpointer().save(tmp_path / "s", tree)
+    own = checkpoint.read(tmp_path / "s")
+    converted(tmp_path / "s", "linen-state", tmp_path / "same")
+    converted(tmp_path / "s", "nnx-optimizer", tmp_path / "nnx.msgpack", container="msgpack")
+    converted(tmp_path / "nnx.msgpack", "linen-state", tmp_path / "back", container="orbax")
+    for made in (tmp_path / "same", tmp_path / "back"):
+        assert told(made) == own.tree
+        restored = ocp.PyTreeCheckpointer().restore(made / "0")
+        assert jax.tree.structure(restored) == jax.tree.structure(tree)
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored, tree)))
+    converted(tmp_path / "s", "linen-state", tmp_path / "only", params_only=True)

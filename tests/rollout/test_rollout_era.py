@@ -84,7 +84,7 @@ def test_types_that_cannot_be_read(maxtext: Callable[[str], Path]) -> None:
         era.at(folder / "configs" / "models")
 
 
-FOREIGN = "base_config: base.yml\nnum_experts: 8\npure_nnx: False\n"
+FOREIGN = "base_config: base.yml\nshared_experts: 8\npure_nnx: False\n"
 
 
 def test_the_framework_is_told_by_the_keys(
@@ -93,7 +93,7 @@ def test_the_framework_is_told_by_the_keys(
     ours, theirs, both = here / "ours.yml", here / "theirs.yml", here / "both.yml"
     ours.write_text("steps: 3\n")
     theirs.write_text(FOREIGN)
-    both.write_text("steps: 3\nnum_experts: 1\n")  # MaxText's key at the value that maxmig takes
+    both.write_text("steps: 3\nshared_experts: 0\n")  # MaxText's key at the value that maxmig takes
     auto = Choice()
     assert [auto.of(path).name for path in (ours, both)] == ["maxmig", "maxmig"]
     with pytest.raises(ConfigError, match="which is not installed here"):

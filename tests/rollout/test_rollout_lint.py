@@ -76,7 +76,7 @@ GOOD = [
     (base_yml("default-true"), NEW),
     (base_yml("removed"), GONE),
     ("steps: 1\npure_nnx: ${oc.env:NNX}\n", NEW),
-    ("num_experts: 8\npure_nnx: false\n", OURS),  # MaxText's, and none is here: no more to say
+    ("shared_experts: 8\npure_nnx: false\n", OURS),  # MaxText's, and none is here: no more to say
     ("# pure_nnx: 'true'\nsteps: 1\n", OURS),
     ("a: &on true\nsteps: 1\npure_nnx: *on\n", NEW),  # MaxText takes aliases
     ("quantization: int8\nuse_qwix_quantization: true\npure_nnx: true\n", NEW),

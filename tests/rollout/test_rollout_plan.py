@@ -170,7 +170,7 @@ def _line(key: str) -> int:
 
 
 def test_maxtext_without_its_base(here: Path) -> None:
-    found = NEW.read(write("base_config: base.yml\nnum_experts: 8\n"))
+    found = NEW.read(write("base_config: base.yml\nshared_experts: 8\n"))
     assert found.stage is Stage.NNX
     assert "base.yml; MaxText's defaults stand in for it" in found.notes[0]
     assert OLD.read("mt.yml").stage is Stage.LINEN
@@ -178,7 +178,7 @@ def test_maxtext_without_its_base(here: Path) -> None:
 
 def test_the_environment_wins_in_maxtext(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M_PURE_NNX", "False")
-    name = write("num_experts: 8\nenable_nnx: true\n")
+    name = write("shared_experts: 8\nenable_nnx: true\n")
     (file,) = plan.make([name], Stage.NNX, NEW).files
     assert file.control == "bridged"
     assert [danger.severity for danger in file.dangers if "M_PURE_NNX" in danger.place] == [
@@ -264,7 +264,7 @@ def test_no_warning_without_a_reason(here: Path) -> None:
 
 def test_a_models_file(here: Path) -> None:
     (here / "models").mkdir()
-    (file,) = plan.make([write("num_experts: 8\n", "models/x.yml")], Stage.LINEN, NEW).files
+    (file,) = plan.make([write("shared_experts: 8\n", "models/x.yml")], Stage.LINEN, NEW).files
     assert any("a model's file" in danger.text for danger in file.dangers)
 
 
@@ -282,7 +282,7 @@ def test_the_era_without_the_keys(here: Path) -> None:
     assert [danger.safe for danger in file.dangers] == [
         "remove it: maxmig flags graduate mt.yml"
     ] * 3
-    (file,) = plan.make([write("num_experts: 8\n")], Stage.LINEN, GONE).files
+    (file,) = plan.make([write("shared_experts: 8\n")], Stage.LINEN, GONE).files
     assert "has no Linen and no flags: it cannot run linen" in file.dangers[0].text
     (file,) = plan.make(["mt.yml"], Stage.NNX, GONE).files
     assert not file.changes
@@ -293,7 +293,7 @@ def test_the_era_before_all_the_keys(here: Path) -> None:
     (here / "old" / "configs").mkdir(parents=True)
     write("enable_nnx: false\n", "old/configs/base.yml")
     choice = Choice(folder=Path("old"))
-    (file,) = plan.make([write("num_experts: 8\n")], Stage.NNX, choice, direct=True).files
+    (file,) = plan.make([write("shared_experts: 8\n")], Stage.NNX, choice, direct=True).files
     assert "has no key pure_nnx yet" in file.dangers[0].text
     (file,) = plan.make(["mt.yml"], Stage.BRIDGED_DECODER, choice).files
     assert keys(file) == {"enable_nnx": ("add", "true")}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rollout_files import ERAS
 
-TEXT = "base_config: base.yml\nnum_experts: 8\npure_nnx: False\n"
+TEXT = "base_config: base.yml\nshared_experts: 8\npure_nnx: False\n"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -33,7 +33,7 @@ def test_why(run: Callable[..., Any], here: Path, maxtext: Callable[[str], Path]
     assert lines[0] == "pure_nnx: false"
     assert "MaxText default (default-true) true overridden" in lines
     assert "mt.yml:3 false in force" in lines
-    done = run("why", "num_experts", *options, "--json")
+    done = run("why", "shared_experts", *options, "--json")
     assert (done.json["value"], done.json["source"]) == (8.0, "mt.yml:2")
     done = run("why", "nothing_here", *options)
     assert (done.code, "no file of mt.yml gives 'nothing_here'" in done.err) == (2, True)

@@ -79,7 +79,7 @@ def test_msgpack_of_flax_is_read(flax_file):
 
 def test_native_numbers(tmp_path):
     file = tmp_path / "x.msgpack"
-    numbers = {"i": -5, "f": 0.5, "b": True, "l": [300], "c": 1.5 - 2j}
+    numbers = {"i": -5, "f": 0.5, "b": True, "l": [300], "c": 1.5 - 2j, "u": 2**63 + 5}
     file.write_bytes(serialization.msgpack_serialize(numbers))
     source = storage.open(file)
     assert {path: source.read(path).item() for path in source.tree()} == {
@@ -88,7 +88,9 @@ def test_native_numbers(tmp_path):
         ("b",): True,
         ("l", 0): 300,
         ("c",): 1.5 - 2j,
+        ("u",): 2**63 + 5,
     }
+    assert source.tree()["u",].dtype == "uint64"
     assert source.tree()["c",].dtype == "complex128"
     file.write_bytes(b"\x81\xa1x\xd4\x07\x00")  # of a kind that is not Flax's
     with pytest.raises(errors.CheckpointError, match="a value of the kind 7"):

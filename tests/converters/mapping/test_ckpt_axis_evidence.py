@@ -43,6 +43,12 @@ NORM = {"params/layers/n/scale": leaf(3, 8)}
         ({"params/layers/n/scale": leaf(3, 5)}, 0),
         ({"params/layers/n/scale": leaf(5, 3)}, "no axis has one length"),
         ({"opt_state/mu/layers/d/kernel": leaf(3, 8, 8)}, None),
+        # layers that are stacks again: 2 of 3, or 3 of 2; a bias fits after both axes
+        (
+            {"params/layers/d/kernel": leaf(2, 12, 3, 8), "params/layers/d/bias": leaf(2, 8, 3)}
+            | {"params/layers/n/scale": leaf(2, 8, 3)},
+            None,
+        ),
     ],
 )
 def test_what_tells_it(more: dict[str, Leaf], axis: Any) -> None:
