@@ -110,7 +110,7 @@ class Table:
         if form.holes is not None:
             written = {at: value for at, value in written.items() if isinstance(value, str)}
             written |= form.holes
-        return _filled(written, form.empty)
+        return _without_gaps(_filled(written, form.empty))
 
     def _state(self, flat: Iterable[str], skeleton: skeletons.Skeleton, form: Form) -> Written:
         assert self.opt_state is not None
@@ -261,6 +261,18 @@ def _filled(written: Written, empty: Mapping[DiskPath, Hole]) -> Written:
             at = here
         if at not in known:
             written[at] = hole
+    return written
+
+
+def _without_gaps(written: Written) -> Written:
+    """With None for the places in lists of which nothing is written, since no list has gaps."""
+    lists: dict[DiskPath, set[int]] = {}
+    for at in written:
+        for level, key in enumerate(at):
+            if isinstance(key, int):
+                lists.setdefault(at[:level], set()).add(key)
+    for start, held in lists.items():
+        written |= {(*start, index): Hole.NONE for index in range(max(held)) if index not in held}
     return written
 
 

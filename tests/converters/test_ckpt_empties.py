@@ -109,10 +109,10 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("name", LISTS)
-def test_a_list_of_parameters_and_its_moments(tmp_path, name):
+@pytest.mark.parametrize("blocks", LISTS)
+def test_a_list_of_parameters_and_its_moments(tmp_path, blocks):
     def full(start):
-        model = {"dense": {"kernel": 0}, "blocks": LISTS[name]}
+        model = {"dense": {"kernel": 0}, "blocks": LISTS[blocks]}
         return jax.tree.map(lambda number: np.full((2, 3), start + number, np.float32), model)
 
     state = [{"count": np.int32(3), "mu": full(10), "nu": full(20)}, None]
@@ -124,7 +124,8 @@ def test_a_list_of_parameters_and_its_moments(tmp_path, name):
     converted(tmp_path / "nnx.msgpack", "linen-state", tmp_path / "back", container="orbax")
     for made in (tmp_path / "same", tmp_path / "back"):
         assert told(made) == own.tree
-        restored = ocp.PyTreeCheckpointer().restore(made / "0")
+        folder = next(made.rglob("_METADATA")).parent
+        restored = ocp.PyTreeCheckpointer().restore(folder)
         assert jax.tree.structure(restored) == jax.tree.structure(tree)
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored, tree)))
     converted(tmp_path / "s", "linen-state", tmp_path / "only", params_only=True)
