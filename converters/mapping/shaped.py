@@ -203,7 +203,9 @@ def _one(at: str, fits: Mapping[int, int], known: int | None) -> int:
     told, advice = "the shapes do not tell on which axis they are", axes.ADVICE
     if known is not None:
         told = f"they cannot be on axis {known}, nor do the shapes tell which it is"
-        advice = f"say it in a mapping file (start from `ckpt map`), by `unstack: {at}` and its axis"
+        advice = (
+            f"say it in a mapping file (start from `ckpt map`), by `unstack: {at}` and its axis"
+        )
     raise errors.ConvertError(
         f"{at}: looks like a stack of layers, but {told}: {axes.spelt(fits)}; {advice}"
     )
