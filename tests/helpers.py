@@ -36,6 +36,15 @@ def config(name: str | Path, *overrides: str, stage: Stage = Stage.LINEN) -> Con
     return load(path, [*overrides, *flags(stage)])
 
 
+def maxtext_reference(name: str) -> Path | None:
+    """MaxText's numbers; the older NNX layout holds the very weights of its newer namesake."""
+    for folder in (name, name.replace("pre3929nnx", "nnx")):
+        path = MAXTEXT / folder / "reference.npz"
+        if path.is_file():
+            return path
+    return None
+
+
 def flags(stage: Stage) -> list[str]:
     """The overrides that select a rung."""
     return [f"{key}={str(value).lower()}" for key, value in stage.flags.as_dict().items()]

@@ -1,7 +1,6 @@
 """Checkpoints of MaxText that were converted give its logits, on both wings."""
 
 from pathlib import Path
-from typing import Any
 
 import helpers
 import numpy as np
@@ -24,14 +23,6 @@ CASES = [
 ]
 
 
-def reference(name: str) -> Any:
-    for folder in (name, name.replace("pre3929nnx", "nnx")):
-        path = helpers.MAXTEXT / folder / "reference.npz"
-        if path.is_file():
-            return np.load(path)
-    raise FileNotFoundError(name)
-
-
 def distance(
     name: str, result: Path, scan: bool, stage: Stage, changed: str | None = None
 ) -> float:
@@ -42,7 +33,7 @@ def distance(
     params = {p.removeprefix("params/"): v for p, v in restored.items() if p.startswith("params/")}
     if changed:
         params[changed] = np.asarray(params[changed])[::-1]
-    with reference(name) as wanted:
+    with np.load(helpers.maxtext_reference(name)) as wanted:
         one = {k[2:]: wanted[k] for k in wanted if k.startswith("b_") and wanted[k].ndim == 2}
         got = rt.logits(helpers.only(rt, params), one)
         return float(np.abs(got - wanted["b_logits"]).max())

@@ -19,15 +19,7 @@ FAMILIES = ("llama2_", "gpt3_", "mixtral_")
 WITH_GRADIENTS = ("llama2_linen_scan", "gpt3_linen_scan", "mixtral_linen_scan")
 
 
-def reference(name: str) -> Any:
-    """MaxText's numbers; the older NNX layout holds the very weights of its newer namesake."""
-    for folder in (name, name.replace("pre3929nnx", "nnx")):
-        path = helpers.MAXTEXT / folder / "reference.npz"
-        if path.is_file():
-            return path
-    return None
-
-
+reference = helpers.maxtext_reference
 NAMES = sorted(
     path.name
     for path in helpers.MAXTEXT.iterdir()
